@@ -1,0 +1,7 @@
+//! Routing: which events a sink takes, and where it sends them.
+
+mod pattern;
+mod template;
+
+pub use pattern::Pattern;
+pub use template::Template;

@@ -3,5 +3,7 @@
 pub mod config;
 pub mod error;
 pub mod event;
+pub mod ledger;
 pub mod route;
 pub mod sink;
+pub mod source;

@@ -1,7 +1,11 @@
 //! A transactional outbox relay.
 
 pub mod config;
+pub mod envelope;
 pub mod error;
 pub mod event;
+mod excerpt;
+#[cfg(test)]
+mod fixture;
 pub mod route;
 pub mod sink;

@@ -1,9 +1,16 @@
 //! A transactional outbox relay.
 
 pub mod config;
+pub mod envelope;
 pub mod error;
 pub mod event;
+mod excerpt;
+#[cfg(test)]
+mod fixture;
+pub mod lease;
 pub mod ledger;
+pub mod metrics;
+pub mod pipeline;
 pub mod route;
 pub mod sink;
 pub mod source;

@@ -14,3 +14,4 @@ pub mod pipeline;
 pub mod route;
 pub mod sink;
 pub mod source;
+pub mod status;

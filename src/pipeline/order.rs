@@ -110,24 +110,25 @@ impl Gate {
         }
     }
 
-    /// `event` waits for a retry: those behind it are kept as their `seq` only. Returns the weight let go.
-    pub(super) fn park(&mut self, event: &Event) -> usize {
+    /// `event` waits for a retry: those behind it are kept as their `seq` only. Returns the events let go.
+    pub(super) fn park(&mut self, event: &Event) -> Vec<Arc<Event>> {
         let Some(lane) = self.key(event).and_then(|key| self.lanes.get_mut(&key)) else {
-            return 0;
+            return Vec::new();
         };
         lane.state = State::Parked;
-        let mut freed = 0;
+        let mut let_go = Vec::new();
         for waiting in &mut lane.waiting {
-            if let Waiting::Loaded(event) = waiting {
-                freed += event.weight();
-                *waiting = Waiting::Seq(event.seq);
+            let seq = waiting.seq();
+            if let Waiting::Loaded(event) = std::mem::replace(waiting, Waiting::Seq(seq)) {
+                let_go.push(event);
                 self.unloaded += 1;
             }
             // What is being fetched for this key will be fetched again.
-            self.wanted.remove(&waiting.seq());
-            self.lane_of.remove(&waiting.seq());
+            if self.lane_of.remove(&seq).is_some() {
+                self.wanted.remove(&seq);
+            }
         }
-        freed
+        let_go
     }
 
     /// The retry of `event` is due: its key is running again.
@@ -223,7 +224,7 @@ mod tests {
         let Admission::Go(first) = gate.admit(keyed(1, "a")) else { panic!("the key is free") };
         assert!(matches!(gate.admit(keyed(2, "a")), Admission::Waits));
         assert!(matches!(gate.admit(keyed(3, "b")), Admission::Go(_)));
-        assert_eq!(gate.park(&first), keyed(2, "a").weight());
+        assert_eq!(gate.park(&first), [keyed(2, "a")]);
         assert!(matches!(gate.admit(keyed(4, "a")), Admission::WaitsUnloaded));
         assert_eq!(gate.unloaded(), 2);
         gate.resume(&first);

@@ -111,16 +111,13 @@ pin_project! {
     /// The future of [`Routing`].
     #[project = RoutingProjection]
     #[derive(Debug)]
+    #[allow(missing_docs)] // `Sent`: the sink has it. `Decided`: nothing was sent.
     pub enum RoutingFuture<F> {
-        /// The sink has it.
         Sent {
-            /// The sink's answer.
             #[pin]
             inner: F,
         },
-        /// Nothing was sent.
         Decided {
-            /// Taken when it is polled.
             result: Option<Result<Routed, PublishError>>,
         },
     }

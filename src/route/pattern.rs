@@ -121,6 +121,10 @@ mod tests {
             ("ab*ba", "aba", false),
             ("a*b*c*d", "abcd", true),
             ("a*b*c*d", "acbd", false),
+            // Parts don't share characters.
+            ("a*b*b*c", "abc", false),
+            ("*aa*aa*", "aaa", false),
+            ("*aa*aa*", "aaaa", true),
             ("**", "", true),
             ("*é*", "caféine", true),
             ("?", "x", false),

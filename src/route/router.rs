@@ -150,8 +150,6 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
-    use proptest::prelude::*;
-
     use super::*;
     use crate::config::{Envelope, Format, Retry, Route, SinkKind};
     use crate::error::Meaning;
@@ -268,6 +266,8 @@ mod tests {
 
     #[cfg(feature = "nats")]
     mod nats {
+        use proptest::prelude::*;
+
         use super::*;
         use crate::config::{Jetstream, NatsAuth};
 

@@ -111,7 +111,7 @@ pub(super) fn covers(pattern: &str, subject: &str) -> bool {
 
 fn away() -> ConnectError {
     ConnectError::unavailable(
-        "JetStream does not answer; is it enabled for this account, and is the relay allowed to use $JS.API?",
+        "JetStream does not answer; is it enabled for this account, and may the relay use $JS.API.> and _INBOX.>?",
     )
 }
 

@@ -1,7 +1,9 @@
 //! The stream that captures the sink's subjects: found, compared, created if it isn't there, never changed.
 
 use async_nats::HeaderValue;
-use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::context::{
+    CreateStreamErrorKind, GetStreamByNameErrorKind, GetStreamErrorKind,
+};
 use async_nats::jetstream::stream::{Config, StorageType};
 use async_nats::jetstream::{self, Context, ErrorCode};
 
@@ -54,10 +56,12 @@ pub(super) async fn compare(
     Ok(findings)
 }
 
-/// Asks JetStream for a sign of life.
+/// Asks JetStream for a sign of life, with the question that the sink asks when nobody answers a publish: the
+/// relay needs the permission for it.
 pub(super) async fn answers(context: &Context) -> Result<(), ConnectError> {
-    match context.query_account().await {
+    match context.stream_by_subject("outbox-relay.check").await {
         Ok(_) => Ok(()),
+        Err(error) if error.kind() == GetStreamByNameErrorKind::NotFound => Ok(()),
         Err(error) => Err(away().caused_by(error)),
     }
 }
@@ -107,7 +111,7 @@ pub(super) fn covers(pattern: &str, subject: &str) -> bool {
 
 fn away() -> ConnectError {
     ConnectError::unavailable(
-        "JetStream does not answer; is it enabled for this account, and is the relay allowed to use $JS.API?",
+        "JetStream does not answer; is it enabled for this account, and may the relay use $JS.API.> and _INBOX.>?",
     )
 }
 

@@ -48,9 +48,8 @@ impl Ledger {
         self.closed.extend(closed);
         // Looking once more is a safeguard, and the newest holes are the ones to doubt.
         let excess = self.closed.len().saturating_sub(MAX_STORED_RANGES);
-        if let Some((oldest_kept, _)) = self.closed.iter().nth(excess) {
-            self.closed.remove_range(i64::MIN, oldest_kept);
-        }
+        let oldest_kept = self.closed.iter().nth(excess).map(|(first, _)| first);
+        self.closed.remove_range(i64::MIN, oldest_kept.unwrap_or(i64::MIN));
         self.dirty = true;
     }
 

@@ -14,6 +14,7 @@ use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use super::routing::Routed;
+use crate::backoff::delay;
 use crate::config;
 use crate::error::{Meaning, PublishError};
 use crate::event::Event;
@@ -179,7 +180,7 @@ impl State {
                     counts.outages = counts.outages.saturating_add(1);
                 }
                 let first = FIRST_PROBE.min(self.policy.initial_delay);
-                let probe_after = backoff(first, self.policy.max_delay, counts.outages.saturating_sub(1));
+                let probe_after = delay(first, self.policy.max_delay, counts.outages.saturating_sub(1));
                 Verdict::Outage { probe_after, error }
             }
             Meaning::Rejected => {
@@ -191,7 +192,7 @@ impl State {
                     counts.rejections.remove(&seq);
                     return Verdict::Dead { attempts, error };
                 }
-                let after = backoff(self.policy.initial_delay, self.policy.max_delay, attempts - 1);
+                let after = delay(self.policy.initial_delay, self.policy.max_delay, attempts - 1);
                 Verdict::Retry { after, error }
             }
             Meaning::Invalid => {
@@ -209,16 +210,6 @@ impl Counts {
             self.outages = 0;
         }
     }
-}
-
-/// The delay after `failures` further failures: doubled each time up to `max`, and between half of it and all
-/// of it, so that what failed together is not retried together.
-fn backoff(initial: Duration, max: Duration, failures: u32) -> Duration {
-    let factor = 2_u32.saturating_pow(failures.min(31));
-    initial
-        .saturating_mul(factor)
-        .min(max)
-        .mul_f64(rand::random_range(0.5..=1.0))
 }
 
 #[cfg(test)]
@@ -311,15 +302,5 @@ mod tests {
         assert_eq!(state.counts().outages, 2);
         state.judge(2, 2, Ok(Routed::Published));
         assert_eq!(state.counts().outages, 0);
-    }
-
-    #[test]
-    fn delays_double_up_to_the_longest() {
-        let (initial, max) = (Duration::from_secs(1), Duration::from_secs(8));
-        for (failures, longest) in [(0, 1), (1, 2), (2, 4), (3, 8), (4, 8), (u32::MAX, 8)] {
-            let longest = Duration::from_secs(longest);
-            let delay = backoff(initial, max, failures);
-            assert!(delay <= longest && delay >= longest / 2, "{failures}: {delay:?}");
-        }
     }
 }

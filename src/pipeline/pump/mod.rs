@@ -15,7 +15,6 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use rand::random_range;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -26,19 +25,16 @@ use self::storing::{Flushed, Flushing};
 use super::Stack;
 use super::flush::Ledger;
 use super::order::Gate;
+use crate::backoff::Backoff;
 use crate::config;
 use crate::event::Event;
 use crate::lease::Lease;
 use crate::metrics::PipelineMetrics;
-use crate::source::{LedgerStore, Reader, SourceError, StoredLedger};
+use crate::source::{LedgerStore, Reader, StoredLedger};
 use crate::status::PipelineStatus;
 
 /// How often gauges are set and the lease is looked at while nothing happens.
 const TICK: Duration = Duration::from_millis(200);
-
-/// The delay before a failed read or flush is tried again, doubled up to the longest.
-const FIRST_SOURCE_DELAY: Duration = Duration::from_millis(100);
-const LONGEST_SOURCE_DELAY: Duration = Duration::from_secs(5);
 
 /// Why a pump ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,7 +139,7 @@ pub struct Pump {
     reader: Option<Box<dyn Reader>>,
     reading: Option<Reading>,
     read_at: Instant,
-    read_delay: SourceDelay,
+    read_backoff: Backoff,
     /// What the last read left.
     more: bool,
     unread: u64,
@@ -151,16 +147,10 @@ pub struct Pump {
     store: Option<Box<dyn LedgerStore>>,
     flushing: Option<Flushing>,
     flush_at: Instant,
-    flush_delay: SourceDelay,
+    flush_backoff: Backoff,
     tick_at: Instant,
     /// Set by a stop: when waiting for acknowledgements ends.
     drain_until: Option<Instant>,
-}
-
-/// Delays between statements that fail because the database is away.
-#[derive(Debug, Default)]
-struct SourceDelay {
-    failures: u32,
 }
 
 impl Pump {
@@ -186,14 +176,14 @@ impl Pump {
             reader: Some(parts.reader),
             reading: None,
             read_at: now,
-            read_delay: SourceDelay::default(),
+            read_backoff: Backoff::source(),
             more: false,
             unread: 0,
             holes: 0,
             store: Some(parts.store),
             flushing: None,
             flush_at: now,
-            flush_delay: SourceDelay::default(),
+            flush_backoff: Backoff::source(),
             tick_at: now,
             drain_until: None,
         }
@@ -298,20 +288,6 @@ impl Pump {
         if self.held.remove(&event.seq).is_some() {
             self.held_bytes = self.held_bytes.saturating_sub(event.weight());
         }
-    }
-}
-
-impl SourceDelay {
-    /// The delay after one more failure.
-    fn failed(&mut self) -> Duration {
-        let delay = FIRST_SOURCE_DELAY.saturating_mul(2_u32.saturating_pow(self.failures.min(16)));
-        self.failures = self.failures.saturating_add(1);
-        delay.min(LONGEST_SOURCE_DELAY).mul_f64(random_range(0.5..=1.0))
-    }
-
-    /// Whether the statement before failed, so that it is worth a line that it is over.
-    fn succeeded(&mut self) -> bool {
-        std::mem::take(&mut self.failures) > 0
     }
 }
 

@@ -87,7 +87,7 @@ impl Pump {
         };
         match error {
             None => {
-                if self.read_delay.succeeded() {
+                if self.read_backoff.succeeded() {
                     tracing::info!("the source is back");
                     self.status.source_is_back();
                 }
@@ -96,7 +96,7 @@ impl Pump {
             Some(SourceError::Changed) => Err(Exit::Changed),
             Some(SourceError::Fenced) => Err(Exit::Fenced),
             Some(error) => {
-                let delay = self.read_delay.failed();
+                let delay = self.read_backoff.failed();
                 tracing::warn!(error = chain(&error), ?delay, "reading failed and is tried again");
                 self.status.source_is_away(&chain(&error));
                 self.read_at = now + delay;

@@ -56,7 +56,7 @@ impl Pump {
         let now = Instant::now();
         match flushed.result {
             Ok(()) => {
-                if self.flush_delay.succeeded() {
+                if self.flush_backoff.succeeded() {
                     tracing::info!("the ledger is stored again");
                 }
                 self.metrics.flush_duration.record(flushed.took);
@@ -70,7 +70,7 @@ impl Pump {
             Err(SourceError::Changed) => Err(Exit::Changed),
             Err(error) => {
                 self.ledger.flush_failed(flushed.pending);
-                let delay = self.flush_delay.failed();
+                let delay = self.flush_backoff.failed();
                 tracing::warn!(error = chain(&error), ?delay, "storing the ledger failed and is tried again");
                 self.flush_at = now + delay;
                 Ok(())
@@ -110,7 +110,7 @@ impl Pump {
                 return exit;
             }
             if failed {
-                let pause = super::FIRST_SOURCE_DELAY;
+                let pause = self.flush_backoff.failed();
                 if Instant::now() + pause >= deadline {
                     return Exit::Stopped;
                 }

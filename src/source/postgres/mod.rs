@@ -12,6 +12,7 @@ mod reader;
 mod rows;
 mod sql;
 mod store;
+mod writer;
 
 use std::str::FromStr as _;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::config;
 use crate::ledger::RangeSet;
 
 pub use self::migrate::{migrate, printed};
+pub use self::writer::{NewEvent, Writer};
 
 /// The server that answers: its system identifier, its timeline, and when it was started. Everything remembered
 /// about a source belongs to one of these.

@@ -1,9 +1,9 @@
-//! How SQL text is put together: quoted names, and literals of values that can't hold a quote.
+//! How SQL text is put together: quoted names and literals.
 //!
 //! Statements that run often are sent by the simple protocol with their numbers in the text. sqlx prepares and
 //! executes in two steps, and between them a pooler in transaction mode may hand over another server
-//! connection; one message is always executed by one. Free text never gets into a statement this way: what
-//! carries it binds it, inside a transaction.
+//! connection; one message is always executed by one. What the database or a broker says never gets into a
+//! statement this way: it is bound, inside a transaction.
 
 use crate::config::{Columns, TableName};
 

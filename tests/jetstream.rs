@@ -50,7 +50,10 @@ fn message(subject: &str, size: usize) -> Message {
 }
 
 async fn publish(sink: &JetstreamSink, message: Message) -> Result<(), PublishError> {
-    sink.clone().oneshot(message).await
+    // In the pipeline the timeout layer does this.
+    timeout(Duration::from_secs(20), sink.clone().oneshot(message))
+        .await
+        .expect("an answer in time")
 }
 
 /// The meaning of a publish that must fail, with its text.

@@ -3,5 +3,5 @@
 mod pattern;
 mod template;
 
-pub use pattern::Pattern;
-pub use template::Template;
+pub use pattern::{Pattern, PatternError};
+pub use template::{Template, TemplateError};

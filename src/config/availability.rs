@@ -1,0 +1,50 @@
+//! What this build can't do yet: every "not available in this build" is said here, and nowhere else.
+
+/// The mode of a source that names none. It becomes `notify` when the doorbell is built.
+pub(super) const DEFAULT_MODE: &str = "poll";
+
+/// Why `what` (`type "kafka"`) can't be had, and what can.
+fn not_in_this_build(what: &str, instead: &str) -> String {
+    format!("{what} is not available in this build{instead}")
+}
+
+/// Whether a source of this known type can be run.
+pub(super) fn source_type(name: &str) -> Result<(), String> {
+    match name {
+        "postgres" => Ok(()),
+        _ => Err(not_in_this_build(&format!("type `{name}`"), ": use postgres")),
+    }
+}
+
+/// Whether a sink of this known type can be run.
+pub(super) fn sink_type(name: &str) -> Result<(), String> {
+    match name {
+        "stdout" | "mock" => Ok(()),
+        "jetstream" if cfg!(feature = "nats") => Ok(()),
+        "jetstream" => Err(not_in_this_build(
+            "type `jetstream`",
+            ", which was made without the feature `nats`: use one that has it",
+        )),
+        _ => Err(not_in_this_build(
+            &format!("type `{name}`"),
+            if cfg!(feature = "nats") {
+                ": use jetstream, stdout or mock"
+            } else {
+                ": use stdout or mock"
+            },
+        )),
+    }
+}
+
+/// Whether a source can be watched in mode `notify`.
+pub(super) fn notify_mode() -> Result<(), String> {
+    Err(not_in_this_build("mode `notify`", " yet: use poll"))
+}
+
+/// Whether bodies can be made in this known format.
+pub(super) fn envelope_format(name: &str) -> Result<(), String> {
+    match name {
+        "json" | "raw" => Ok(()),
+        _ => Err(not_in_this_build(&format!("format `{name}`"), ": use json or raw")),
+    }
+}

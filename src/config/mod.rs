@@ -1,338 +1,126 @@
 //! Configuration: as typed → loaded and interpolated → validated.
 //!
-//! Everything outside this module sees [`Config`] and its parts only: durations are durations, references are
-//! resolved, templates are parsed, secrets are redacted.
+//! Everything outside this module sees [`Config`] and its parts only. The way there:
+//!
+//! 1. `document` parses the file, knows the line of each value, and fills in `${VAR}` (`interpolate`).
+//! 2. `layers` merges: flags > `OUTBOX__A__B` variables > the file > plain variables such as `DATABASE_URL`.
+//! 3. `read` makes the structs of `typed` of it, one table at a time, and finds every key that is unknown or of
+//!    the wrong kind.
+//! 4. `validate` makes the [`Config`] of those.
+//!
+//! Each step goes on after an error, so that one look shows all of them. No error repeats a value that may be a
+//! secret: only what stands literally in the file under a key that holds no secret is ever quoted.
 
+mod availability;
+mod document;
+mod environment;
+mod finding;
+mod interpolate;
+mod layers;
+mod nearest;
+mod plain;
+mod quantity;
+mod read;
+mod report;
+mod schema;
 mod secret;
+mod typed;
+mod validate;
+mod validated;
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
+#[cfg(test)]
+mod tests;
 
+use std::path::Path;
+
+pub use environment::{Environment, Overrides};
+pub use finding::{ConfigErrors, Finding, KeyPath, Place};
+pub use schema::schema;
 pub use secret::Secret;
+pub use validated::*;
 
-use crate::route::{Pattern, Template};
+use report::Report;
 
-/// A whole configuration in which nothing is left to check.
+/// The file that is read if no other is named and it is there.
+pub const DEFAULT_FILE: &str = "outbox.toml";
+
+/// A configuration that can be run, and what its author may want to know about it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Config {
-    /// The process as a whole.
-    pub relay: Relay,
-    /// The HTTP endpoints, unless they are off.
-    pub admin: Option<Admin>,
-    /// Sources by name.
-    pub sources: BTreeMap<String, Source>,
-    /// Sinks by name.
-    pub sinks: BTreeMap<String, Sink>,
-    /// Which events go where; `None`: everything goes to every sink's default destination.
-    pub routing: Option<Routing>,
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Keys that do nothing, sinks that get nothing.
+    pub warnings: Vec<Finding>,
 }
 
-/// `[relay]`
-#[derive(Debug, Clone, PartialEq)]
-pub struct Relay {
-    /// Leases and ledgers are kept under this name; replicas share it.
-    pub name: String,
-    /// How long a stop may wait for acknowledgements.
-    pub shutdown_timeout: Duration,
+impl Config {
+    /// Reads the file at `path`, or `./outbox.toml` if there is one, or else the environment alone; with the
+    /// environment of this process.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it at once.
+    pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Loaded, ConfigErrors> {
+        let env = Environment::of_process();
+        let default = Path::new(DEFAULT_FILE);
+        match path {
+            Some(path) => Self::from_file(path, overrides, &env),
+            None if default.exists() => Self::from_file(default, overrides, &env),
+            None => Self::from_environment(overrides, &env),
+        }
+    }
+
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it at once.
+    pub fn from_file(path: &Path, overrides: &Overrides, env: &Environment) -> Result<Loaded, ConfigErrors> {
+        match interpolate::read_bounded(path) {
+            Ok(text) => load(Some((&text, Some(&path.display().to_string()))), overrides, env),
+            Err(message) => {
+                let mut report = Report::default();
+                report.error(&KeyPath::root(), message);
+                Err(ConfigErrors::new(report.into_findings().0))
+            }
+        }
+    }
+
+    /// Reads `text` as if it stood in a file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it at once.
+    pub fn from_toml(text: &str, env: &Environment) -> Result<Loaded, ConfigErrors> {
+        load(Some((text, None)), &Overrides::none(), env)
+    }
+
+    /// One source and one sink, described by the environment alone.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it at once.
+    pub fn from_environment(overrides: &Overrides, env: &Environment) -> Result<Loaded, ConfigErrors> {
+        load(None, overrides, env)
+    }
 }
 
-/// `[admin]`
-#[derive(Debug, Clone, PartialEq)]
-pub struct Admin {
-    /// Where the endpoints listen.
-    pub listen: SocketAddr,
-    /// What a request that changes state must present.
-    pub token: Option<Secret>,
-    /// Whether `/healthz` and `/readyz` answer.
-    pub health: bool,
-    /// Whether `/metrics` answers.
-    pub metrics: bool,
-}
-
-/// `[sources.NAME]`
-#[derive(Debug, Clone, PartialEq)]
-pub struct Source {
-    /// The key under `[sources]`.
-    pub name: String,
-    /// Events read per statement at most.
-    pub batch_size: u32,
-    /// How often an idle table is read in poll mode.
-    pub poll_interval: Duration,
-    /// What happens to delivered rows.
-    pub after_delivery: AfterDelivery,
-    /// Settled events older than this are deleted.
-    pub retention: Option<Duration>,
-    /// What kind of database it is.
-    pub kind: SourceKind,
-}
-
-/// What `type` a source has, with that type's own settings.
-#[derive(Debug, Clone, PartialEq)]
-pub enum SourceKind {
-    /// `type = "postgres"`
-    Postgres(Postgres),
-}
-
-/// Settings of a PostgreSQL source.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Postgres {
-    /// Connection URL with its password.
-    pub url: Secret,
-    /// How the table is watched.
-    pub mode: Mode,
-    /// The outbox table.
-    pub table: TableName,
-    /// Names of the outbox table's columns.
-    pub columns: Columns,
-    /// Deliver only what a crash of the server can't take back.
-    pub wait_for_flush: bool,
-    /// Files for TLS; whether TLS is used is said by the URL's `sslmode`, `verify-full` where `ca` is set.
-    pub tls: Option<Tls>,
-}
-
-/// How a source is watched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Read every `poll_interval` when idle.
-    Poll,
-    /// Woken by the doorbell; read every `fallback` when it stays silent.
-    Notify {
-        /// The longest wait for a ring.
-        fallback: Duration,
-    },
-}
-
-/// A table's name, as it is to be quoted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TableName {
-    /// The schema; `None`: found by the connection's `search_path`.
-    pub schema: Option<String>,
-    /// The table.
-    pub name: String,
-}
-
-/// Names of the outbox table's columns. `None` where the table has no such column.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Columns {
-    pub seq: String,
-    pub id: String,
-    pub event_type: String,
-    pub aggregate_type: Option<String>,
-    pub aggregate_id: Option<String>,
-    pub payload: String,
-    pub headers: Option<String>,
-    pub created_at: String,
-    pub sent_at: Option<String>,
-}
-
-/// What happens to rows that every ledger has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AfterDelivery {
-    /// `sent_at` is set.
-    Mark,
-    /// The row is deleted.
-    Delete,
-    /// Nothing.
-    Keep,
-}
-
-/// Files for TLS, read when a connection is made.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Tls {
-    /// PEM file with the authorities to trust, in place of the system's.
-    pub ca: Option<PathBuf>,
-    /// Client certificate and key, PEM.
-    pub client: Option<(PathBuf, PathBuf)>,
-}
-
-/// `[sinks.NAME]`
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sink {
-    /// The key under `[sinks]`.
-    pub name: String,
-    /// Names of the sources that feed it.
-    pub inputs: Vec<String>,
-    /// Where the ledger of a sink that joins a source with ledgers starts.
-    pub start: Option<Start>,
-    /// How long one attempt may wait for the acknowledgement.
-    pub timeout: Duration,
-    /// Events in flight at most.
-    pub max_in_flight: usize,
-    /// Bytes of events read and not yet acknowledged at most.
-    pub max_in_flight_bytes: usize,
-    /// Events waiting behind a failing one of their key at most, before reading stops.
-    pub max_parked: usize,
-    /// How often the ledger is stored.
-    pub flush_interval: Duration,
-    /// Delays and attempts.
-    pub retry: Retry,
-    /// What bodies look like.
-    pub envelope: Envelope,
-    /// Where events go that no route sends elsewhere; `None` if the sink names no default.
-    pub default_destination: Option<DestinationTemplate>,
-    /// What kind of broker it is.
-    pub kind: SinkKind,
-}
-
-/// Where a new ledger starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// After what is visible now.
-    Latest,
-    /// At the oldest event without `sent_at`.
-    Unsettled,
-    /// At the first event in the table.
-    Earliest,
-}
-
-/// `[retry]`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retry {
-    /// Attempts after the first, of rejections; outages don't count.
-    pub max_retries: u32,
-    /// Delay before the second attempt; it doubles from there.
-    pub initial_delay: Duration,
-    /// The longest delay.
-    pub max_delay: Duration,
-}
-
-/// `[envelope]`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Envelope {
-    /// The body's format.
-    pub format: Format,
-    /// Name of the third key of the `json` format.
-    pub aggregate_field: String,
-}
-
-/// Formats of a body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// `{"eventId","eventType",aggregate_field,"timestamp","payload"}`
-    Json,
-    /// The payload as stored.
-    Raw,
-}
-
-/// `[routing]` and `[[routes]]`
-#[derive(Debug, Clone, PartialEq)]
-pub struct Routing {
-    /// What becomes of an event that no route matches.
-    pub unrouted: Unrouted,
-    /// In the order of the file: the first that matches wins.
-    pub routes: Vec<Route>,
-}
-
-/// What becomes of an event that no route matches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unrouted {
-    /// It stands in the dead letters of every sink.
-    DeadLetter,
-    /// It counts as delivered.
-    Skip,
-}
-
-/// One `[[routes]]` table.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Route {
-    /// Any of these matches.
-    pub event_types: Vec<Pattern>,
-    /// Destinations by sink; a sink that is not named skips the event.
-    pub to: BTreeMap<String, DestinationTemplate>,
-}
-
-/// A destination whose parts are still to be filled in from the event.
-#[derive(Debug, Clone, PartialEq)]
-pub enum DestinationTemplate {
-    /// The sink has one place only.
-    Implicit,
-    /// A Kafka topic or a NATS subject.
-    Name(Template),
-    /// A RabbitMQ exchange and routing key.
-    Exchange {
-        /// The exchange: no template, for events must not choose it.
-        exchange: String,
-        /// The routing key.
-        routing_key: Template,
-    },
-}
-
-/// What `type` a sink has, with that type's own settings.
-#[derive(Debug, Clone, PartialEq)]
-pub enum SinkKind {
-    /// `type = "stdout"`
-    Stdout,
-    /// `type = "mock"`
-    Mock(Mock),
-    /// `type = "jetstream"`
-    #[cfg(feature = "nats")]
-    Jetstream(Jetstream),
-}
-
-/// Settings of the mock sink: a broker that does as it is told. Shares are drawn by a hash of the event's id,
-/// so the same events fail in every run.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Mock {
-    /// How long each acknowledgement takes.
-    pub delay: Duration,
-    /// Share of attempts (0.0 to 1.0) that end as an outage.
-    pub fail: f64,
-    /// Share of events (0.0 to 1.0) that are rejected in every attempt.
-    pub reject: f64,
-}
-
-/// Settings of a JetStream sink.
-#[cfg(feature = "nats")]
-#[derive(Debug, Clone, PartialEq)]
-pub struct Jetstream {
-    /// Servers of one cluster, with credentials if the URL has them.
-    pub servers: Vec<Secret>,
-    /// How to authenticate.
-    pub auth: NatsAuth,
-    /// Files for TLS.
-    pub tls: Option<Tls>,
-    /// The stream that must capture the subject, or the publish is refused.
-    pub expected_stream: Option<String>,
-    /// The stream to create if it isn't there.
-    pub stream: Option<JetstreamStream>,
-}
-
-/// How a NATS connection authenticates.
-#[cfg(feature = "nats")]
-#[derive(Debug, Clone, PartialEq, Default)]
-pub enum NatsAuth {
-    /// Not at all, or by the URL or client certificate.
-    #[default]
-    None,
-    /// User and password.
-    User(String, Secret),
-    /// A token.
-    Token(Secret),
-    /// An NKey seed.
-    Nkey(Secret),
-    /// A credentials file.
-    Credentials(PathBuf),
-}
-
-/// `[sinks.NAME.stream]`: a stream to create if it isn't there. One that exists is not changed.
-#[cfg(feature = "nats")]
-#[derive(Debug, Clone, PartialEq)]
-pub struct JetstreamStream {
-    /// Its name.
-    pub name: String,
-    /// Subjects that it captures.
-    pub subjects: Vec<String>,
-    /// Copies in the cluster: 1, 3 or 5.
-    pub replicas: usize,
-    /// `true`: files; `false`: memory.
-    pub file_storage: bool,
-    /// How long ids are remembered for deduplication.
-    pub duplicate_window: Duration,
-    /// Age limit of messages; `None`: no limit.
-    pub max_age: Option<Duration>,
-    /// Size limit of the stream in bytes; `None`: no limit.
-    pub max_bytes: Option<u64>,
+/// `file` is its text, and its name if it has one.
+fn load(
+    file: Option<(&str, Option<&str>)>,
+    overrides: &Overrides,
+    env: &Environment,
+) -> Result<Loaded, ConfigErrors> {
+    let mut report = Report::default();
+    let mut document = None;
+    if let Some((text, name)) = file {
+        document = document::parse(text, name, env, &mut report);
+        if document.is_none() {
+            return Err(ConfigErrors::new(report.into_findings().0));
+        }
+    }
+    let merged = layers::merge(document.as_ref(), env, overrides, &mut report);
+    let typed = read::read(merged, &mut report);
+    let config = validate::validate(&typed, &mut report);
+    let (errors, warnings) = report.into_findings();
+    config
+        .filter(|_| errors.is_empty())
+        .map(|config| Loaded { config, warnings })
+        .ok_or_else(|| ConfigErrors::new(errors))
 }

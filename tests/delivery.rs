@@ -1,0 +1,1 @@
+//! Every committed event arrives, and nothing else.

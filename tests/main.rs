@@ -2,4 +2,12 @@
 //!
 //! `tests/run` starts what they need; see `support` for the pieces.
 
+mod cli;
+mod delivery;
+mod faults;
+mod guard;
+mod lease;
+mod order;
+mod queries;
 mod support;
+mod tls;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use uuid::Uuid;
 
+use super::report::report;
 use super::stream::Delivery;
 use super::writers::Record;
 
@@ -47,7 +48,7 @@ impl fmt::Display for Figures {
 pub(crate) fn check(name: &str, record: &Record, deliveries: &[Delivery]) -> Figures {
     match compare(record, deliveries) {
         Ok(figures) => {
-            println!("{name}: {figures}");
+            report!("{name}: {figures}");
             figures
         }
         Err(faults) => panic!("{name}: {}", faults.join("\n")),

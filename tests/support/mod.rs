@@ -12,6 +12,7 @@ pub(crate) mod port;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod relay;
+pub(crate) mod report;
 pub(crate) mod settings;
 pub(crate) mod stream;
 pub(crate) mod temporary;

@@ -177,9 +177,9 @@ impl Drop for Relay {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = self.stderr();
-            let tail = log.len().saturating_sub(10_000);
-            let tail = log.ceil_char_boundary(tail);
-            eprintln!("--- the relay's log:\n{}\n---", &log[tail..]);
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines.len().saturating_sub(60);
+            eprintln!("--- the relay's log:\n{}\n---", lines[tail..].join("\n"));
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::database::{Database, connect};
+use super::report::report;
 
 /// What the writers write.
 #[derive(Debug, Clone)]
@@ -32,10 +33,10 @@ pub(crate) struct Load {
 impl Default for Load {
     fn default() -> Self {
         Self {
-            writers: 6,
-            keys: 60,
+            writers: 12,
+            keys: 300,
             pause: Duration::from_millis(5),
-            large_every: 400,
+            large_every: 300,
             seed: rand::random(),
         }
     }
@@ -96,7 +97,7 @@ pub(crate) struct Writers {
 impl Writers {
     /// Prepares the keys and starts to write.
     pub(crate) async fn start(database: &Database, load: Load) -> Self {
-        println!("writers: seed {}", load.seed);
+        report!("writers: seed {}", load.seed);
         database
             .execute("CREATE TABLE aggregate (key int PRIMARY KEY, counter bigint NOT NULL)")
             .await;
@@ -123,15 +124,6 @@ impl Writers {
             stop,
             record,
         }
-    }
-
-    /// Events known to be committed so far.
-    pub(crate) fn committed(&self) -> usize {
-        self.record
-            .lock()
-            .expect("no writer panics")
-            .committed
-            .len()
     }
 
     /// Lets every writer end its transaction, and returns the record.

@@ -1,7 +1,22 @@
 //! A transactional outbox relay.
 
+mod backoff;
+mod admin;
+pub mod cli;
 pub mod config;
+pub mod envelope;
 pub mod error;
 pub mod event;
+mod excerpt;
+#[cfg(test)]
+mod fixture;
+pub mod exit;
+pub mod lease;
+pub mod ledger;
+pub mod metrics;
+pub mod pipeline;
+pub mod relay;
 pub mod route;
 pub mod sink;
+pub mod source;
+pub mod status;

@@ -10,6 +10,14 @@
 //! - Calls run concurrently. The pump has one call in flight per ordering key, so a sink need not order them.
 //! - A dropped future may or may not have published: the event is published again, with the same id.
 
+pub mod connect;
+#[cfg(feature = "nats")]
+pub mod jetstream;
+pub mod mock;
+#[cfg(feature = "nats")]
+mod nats;
+pub mod stdout;
+
 use std::sync::Arc;
 
 use bytes::Bytes;

@@ -1,0 +1,55 @@
+-- What the relay remembers. These tables live in the schema of the outbox table.
+
+-- Who is the active relay for a source. A row and not a session lock, so that it works through a pooler.
+CREATE TABLE {schema}outbox_lease (
+    relay       text        NOT NULL,
+    source      text        NOT NULL,
+    owner       text        NOT NULL,
+    token       uuid        NOT NULL,
+    expires_at  timestamptz NOT NULL,
+    incarnation text        NOT NULL,
+    PRIMARY KEY (relay, source)
+) WITH (fillfactor = 50);
+
+-- Per sink, the seq that need nothing more. One row per pipeline, updated at every flush.
+CREATE TABLE {schema}outbox_ledger (
+    relay      text           NOT NULL,
+    source     text           NOT NULL,
+    sink       text           NOT NULL,
+    token      uuid           NOT NULL,
+    delivered  int8multirange NOT NULL,
+    closed     int8multirange NOT NULL DEFAULT '{}',
+    updated_at timestamptz    NOT NULL DEFAULT now(),
+    PRIMARY KEY (relay, source, sink)
+) WITH (fillfactor = 25, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+-- Which table a source is, and the file of its sequence: a new file means that seq starts anew.
+CREATE TABLE {schema}outbox_source (
+    relay             text           NOT NULL,
+    source            text           NOT NULL,
+    table_name        text           NOT NULL,
+    sequence_filenode oid            NOT NULL,
+    deleted           int8multirange NOT NULL DEFAULT '{}',
+    PRIMARY KEY (relay, source)
+);
+
+-- Events that a sink's broker refused, whole: the outbox row may be gone when someone looks.
+CREATE TABLE {schema}outbox_dead_letter (
+    id             bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relay          text        NOT NULL,
+    source         text        NOT NULL,
+    sink           text        NOT NULL,
+    seq            bigint      NOT NULL,
+    event_id       uuid        NOT NULL,
+    event_type     text        NOT NULL,
+    aggregate_type text,
+    aggregate_id   text,
+    payload        bytea       NOT NULL,
+    payload_type   text        NOT NULL,
+    headers        jsonb       NOT NULL DEFAULT '{}',
+    created_at     timestamptz NOT NULL,
+    reason         text        NOT NULL,
+    attempts       integer     NOT NULL,
+    dead_at        timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (relay, source, sink, seq)
+);

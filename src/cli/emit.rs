@@ -1,0 +1,112 @@
+//! `emit`: insert events, for trying out.
+
+use std::time::Duration;
+
+use clap::Args as ClapArgs;
+use tokio::time::MissedTickBehavior;
+
+use super::say;
+use crate::config::{Config, SourceKind};
+use crate::error::BoxError;
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    /// The event's type, PickMade for example.
+    event_type: String,
+
+    /// The source to insert into; may be left out if there is only one.
+    #[arg(long)]
+    source: Option<String>,
+
+    /// The ordering key (aggregate_id).
+    #[arg(long, conflicts_with = "keys")]
+    key: Option<String>,
+
+    /// Spread the events over this many keys: key-0, key-1 …
+    #[arg(long, value_name = "N")]
+    keys: Option<u64>,
+
+    /// The kind of aggregate.
+    #[arg(long)]
+    aggregate_type: Option<String>,
+
+    /// The payload, JSON; `{n}` in it becomes the event's number.
+    #[arg(long, default_value = r#"{"n":{n}}"#)]
+    payload: String,
+
+    /// A header.
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
+    headers: Vec<(String, String)>,
+
+    /// How many events.
+    #[arg(long, default_value_t = 1)]
+    count: u64,
+
+    /// Events per second; as fast as they go if left out.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rate: Option<u32>,
+}
+
+fn parse_header(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("a header is NAME=VALUE".to_owned()),
+    }
+}
+
+pub(super) async fn run(config: &Config, args: &Args) -> Result<(), BoxError> {
+    emit(kind(config, args.source.as_deref())?, args).await
+}
+
+fn kind<'a>(config: &'a Config, source: Option<&str>) -> Result<&'a SourceKind, BoxError> {
+    let names = || config.sources.keys().cloned().collect::<Vec<_>>().join(", ");
+    let source = match source {
+        Some(name) => config.sources.get(name).ok_or_else(|| {
+            format!("--source: there is no source {name} in the configuration, only {}", names())
+        })?,
+        None if config.sources.len() > 1 => {
+            return Err(format!("--source: say which one of {}", names()).into());
+        }
+        None => config.sources.values().next().ok_or("the configuration has no source")?,
+    };
+    Ok(&source.kind)
+}
+
+#[cfg(feature = "postgres")]
+async fn emit(kind: &SourceKind, args: &Args) -> Result<(), BoxError> {
+    use crate::source::postgres::{NewEvent, Writer};
+
+    let SourceKind::Postgres(postgres) = kind;
+    let mut writer = Writer::new(postgres)?;
+    let mut ticks = args.rate.map(|rate| {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        ticks
+    });
+    for number in 1..=args.count {
+        if let Some(ticks) = &mut ticks {
+            ticks.tick().await;
+        }
+        let key = args.keys.map(|keys| format!("key-{}", number % keys.max(1)));
+        let event = NewEvent {
+            event_type: args.event_type.clone(),
+            aggregate_type: args.aggregate_type.clone(),
+            aggregate_id: args.key.clone().or(key),
+            payload: args.payload.replace("{n}", &number.to_string()),
+            headers: args.headers.clone(),
+        };
+        let id = writer.write(&event).await?;
+        if args.count == 1 {
+            say(&id.to_string())?;
+        }
+    }
+    if args.count != 1 {
+        say(&format!("{} events", args.count))?;
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "postgres"))]
+async fn emit(_: &SourceKind, _: &Args) -> Result<(), BoxError> {
+    Err("this build has no PostgreSQL source".into())
+}

@@ -1,0 +1,49 @@
+//! Events for unit tests.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::DateTime;
+use uuid::Uuid;
+
+use crate::event::{Event, Payload};
+use crate::sink::{Destination, Message};
+
+/// An event with every field set.
+pub(crate) fn event() -> Event {
+    Event {
+        seq: 7,
+        id: Uuid::from_u128(0x0190_5a6e_0000_7000_8000_0000_0000_0001),
+        event_type: "PickMade".to_owned(),
+        aggregate_type: Some("Draft".to_owned()),
+        aggregate_id: Some("draft-1".to_owned()),
+        payload: Payload::Json(Bytes::from_static(br#"{"pick":1}"#)),
+        headers: vec![("traceparent".to_owned(), "00-ab-cd-01".to_owned())],
+        created_at: DateTime::from_timestamp(1_704_067_200, 0).expect("a valid time"),
+    }
+}
+
+/// A message of [`event`], with its id replaced, whose body is JSON.
+pub(crate) fn message(id: Uuid, body: impl Into<Bytes>) -> Message {
+    Message {
+        event: Arc::new(Event { id, ..event() }),
+        destination: Destination::Implicit,
+        headers: vec![("content-type".to_owned(), "application/json".to_owned())],
+        body: body.into(),
+    }
+}
+
+/// An event at `seq` whose key is nobody else's.
+pub(crate) fn numbered(seq: i64) -> Arc<Event> {
+    keyed(seq, &seq.to_string())
+}
+
+/// An event at `seq` with the key `key`.
+pub(crate) fn keyed(seq: i64, key: &str) -> Arc<Event> {
+    Arc::new(Event {
+        seq,
+        id: Uuid::from_u128(seq.unsigned_abs().into()),
+        aggregate_id: Some(key.to_owned()),
+        ..event()
+    })
+}

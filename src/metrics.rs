@@ -1,0 +1,141 @@
+//! Names of metrics and labels, one place for all of them, and the handles that pipelines record to.
+
+use metrics::{Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+/// Label: the source's name.
+pub const SOURCE: &str = "source";
+/// Label: the sink's name.
+pub const SINK: &str = "sink";
+/// Label: how an attempt ended (`acknowledged`, `skipped`, `rejected`, `invalid`, `unavailable`).
+pub const OUTCOME: &str = "outcome";
+/// Label: why a source was read (`poll`, `more`).
+pub const CAUSE: &str = "cause";
+
+/// Events that the sink's broker acknowledged.
+pub const EVENTS_PUBLISHED: &str = "outbox_events_published_total";
+/// Attempts to publish, by outcome.
+pub const PUBLISH_ATTEMPTS: &str = "outbox_publish_attempts_total";
+/// Seconds from an attempt's begin to the broker's answer.
+pub const PUBLISH_DURATION: &str = "outbox_publish_duration_seconds";
+/// Seconds from the event's `created_at` to the broker's acknowledgement.
+pub const DELIVERY_LATENCY: &str = "outbox_delivery_latency_seconds";
+/// Events not yet acknowledged, at most: rolled-back ones above the highest read count until they are read past.
+pub const PENDING_EVENTS: &str = "outbox_pending_events";
+/// Age in seconds of the oldest event that was read and not yet acknowledged; 0 if there is none.
+pub const OLDEST_PENDING: &str = "outbox_oldest_pending_seconds";
+/// Events handed to the broker and not yet answered.
+pub const IN_FLIGHT: &str = "outbox_in_flight";
+/// Events that wait for a retry or behind one of their key that does.
+pub const PARKED_EVENTS: &str = "outbox_parked_events";
+/// Further attempts after a rejection or an outage.
+pub const RETRIES: &str = "outbox_retries_total";
+/// Events that became dead letters since the relay started.
+pub const DEAD_LETTERS: &str = "outbox_dead_letters";
+/// 1 while the broker answers, 0 during an outage.
+pub const SINK_AVAILABLE: &str = "outbox_sink_available";
+/// Acknowledgements that the stored ledger has no room for: a crash would repeat them.
+pub const UNSTORED: &str = "outbox_unstored_acknowledgements";
+/// Seconds that storing the ledger took.
+pub const FLUSH_DURATION: &str = "outbox_flush_duration_seconds";
+/// Reads of the outbox table, by cause.
+pub const WAKEUPS: &str = "outbox_wakeups_total";
+/// 1 while this relay holds the lease of the source.
+pub const LEASE_HELD: &str = "outbox_lease_held";
+/// Ranges of `seq` below the highest seen that are neither seen nor closed, in the reader that has most.
+pub const HOLES: &str = "outbox_holes";
+/// Always 1; its labels say which build this is.
+pub const BUILD_INFO: &str = "outbox_build_info";
+
+/// Upper bounds of the buckets of durations, in seconds.
+pub const DURATION_BUCKETS: &[f64] = &[
+    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+];
+
+/// Tells the recorder what each metric means.
+pub fn describe() {
+    describe_counter!(EVENTS_PUBLISHED, "Events that the sink's broker acknowledged.");
+    describe_counter!(PUBLISH_ATTEMPTS, "Attempts to publish, by outcome.");
+    describe_histogram!(PUBLISH_DURATION, Unit::Seconds, "From an attempt's begin to the broker's answer.");
+    describe_histogram!(DELIVERY_LATENCY, Unit::Seconds, "From created_at to the broker's acknowledgement.");
+    describe_gauge!(PENDING_EVENTS, "Events not yet acknowledged, at most.");
+    describe_gauge!(OLDEST_PENDING, Unit::Seconds, "Age of the oldest event read and not acknowledged.");
+    describe_gauge!(IN_FLIGHT, "Events handed to the broker and not yet answered.");
+    describe_gauge!(PARKED_EVENTS, "Events that wait for a retry or behind one of their key that does.");
+    describe_counter!(RETRIES, "Further attempts after a rejection or an outage.");
+    describe_gauge!(DEAD_LETTERS, "Events that became dead letters since the relay started.");
+    describe_gauge!(SINK_AVAILABLE, "1 while the broker answers, 0 during an outage.");
+    describe_gauge!(UNSTORED, "Acknowledgements that the stored ledger has no room for.");
+    describe_histogram!(FLUSH_DURATION, Unit::Seconds, "Storing the ledger.");
+    describe_counter!(WAKEUPS, "Reads of the outbox table, by cause.");
+    describe_gauge!(LEASE_HELD, "1 while this relay holds the lease of the source.");
+    describe_gauge!(HOLES, "Ranges of seq below the highest seen that are neither seen nor closed.");
+    describe_gauge!(BUILD_INFO, "Always 1; its labels say which build this is.");
+}
+
+/// The handles of one pipeline, looked up once.
+#[derive(Clone)]
+#[allow(missing_docs)] // each is described where its name stands
+pub struct PipelineMetrics {
+    pub published: Counter,
+    pub acknowledged: Counter,
+    pub skipped: Counter,
+    pub rejected: Counter,
+    pub invalid: Counter,
+    pub unavailable: Counter,
+    pub duration: Histogram,
+    pub latency: Histogram,
+    pub pending: Gauge,
+    pub oldest_pending: Gauge,
+    pub in_flight: Gauge,
+    pub parked: Gauge,
+    pub retries: Counter,
+    pub dead_letters: Gauge,
+    pub available: Gauge,
+    pub unstored: Gauge,
+    pub flush_duration: Histogram,
+    pub reads_polled: Counter,
+    pub reads_more: Counter,
+    pub holes: Gauge,
+}
+
+impl std::fmt::Debug for PipelineMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PipelineMetrics").finish_non_exhaustive()
+    }
+}
+
+impl PipelineMetrics {
+    /// The handles of the pipeline from `source` to `sink`.
+    #[must_use]
+    pub fn new(source: &str, sink: &str) -> Self {
+        let pipeline = [(SOURCE, source.to_owned()), (SINK, sink.to_owned())];
+        let attempts = |outcome: &'static str| {
+            let mut labels = pipeline.to_vec();
+            labels.push((OUTCOME, outcome.to_owned()));
+            counter!(PUBLISH_ATTEMPTS, &labels)
+        };
+        let wakeups = |cause: &'static str| counter!(WAKEUPS, SOURCE => source.to_owned(), CAUSE => cause);
+        Self {
+            published: counter!(EVENTS_PUBLISHED, &pipeline),
+            acknowledged: attempts("acknowledged"),
+            skipped: attempts("skipped"),
+            rejected: attempts("rejected"),
+            invalid: attempts("invalid"),
+            unavailable: attempts("unavailable"),
+            duration: histogram!(PUBLISH_DURATION, &pipeline),
+            latency: histogram!(DELIVERY_LATENCY, &pipeline),
+            pending: gauge!(PENDING_EVENTS, &pipeline),
+            oldest_pending: gauge!(OLDEST_PENDING, &pipeline),
+            in_flight: gauge!(IN_FLIGHT, &pipeline),
+            parked: gauge!(PARKED_EVENTS, &pipeline),
+            retries: counter!(RETRIES, &pipeline),
+            dead_letters: gauge!(DEAD_LETTERS, &pipeline),
+            available: gauge!(SINK_AVAILABLE, &pipeline),
+            unstored: gauge!(UNSTORED, &pipeline),
+            flush_duration: histogram!(FLUSH_DURATION, &pipeline),
+            reads_polled: wakeups("poll"),
+            reads_more: wakeups("more"),
+            holes: gauge!(HOLES, SOURCE => source.to_owned()),
+        }
+    }
+}

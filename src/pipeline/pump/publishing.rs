@@ -1,0 +1,189 @@
+//! Handing events to the stack, and acting on its verdicts.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tower::ServiceExt as _;
+
+use super::Pump;
+use crate::error::PublishError;
+use crate::event::Event;
+use crate::pipeline::Verdict;
+use crate::source::DeadLetter;
+
+/// Events handed to the stack between two looks at everything else.
+const BURST: usize = 256;
+
+/// An attempt on its way.
+pub(super) type Attempt = Pin<Box<dyn Future<Output = Attempted> + Send>>;
+
+/// An attempt that has ended.
+pub(super) struct Attempted {
+    event: Arc<Event>,
+    /// Counts attempts: tells whether it began before or after an outage was noticed.
+    number: u64,
+    verdict: Verdict,
+}
+
+/// The broker is away: one event at a time probes whether it is back.
+pub(super) struct Outage {
+    since: Instant,
+    pub(super) probe_at: Instant,
+    /// Attempts from this one on are probes.
+    first_probe: u64,
+}
+
+impl Pump {
+    /// Hands events to the stack as far as the limits allow. The lease is looked at before each one.
+    pub(super) fn dispatch(&mut self, now: Instant) {
+        self.make_due_ready(now);
+        for _ in 0..BURST {
+            if self.drain_until.is_some() || !self.has_slot(now) || !self.lease.holds() {
+                return;
+            }
+            let Some((_, event)) = self.ready.pop_first() else {
+                return;
+            };
+            self.attempt(event);
+        }
+    }
+
+    fn make_due_ready(&mut self, now: Instant) {
+        while let Some(entry) = self.delayed.first_entry() {
+            if entry.key().0 > now {
+                return;
+            }
+            let event = entry.remove();
+            self.gate.resume(&event);
+            self.ready.insert(event.seq, event);
+        }
+    }
+
+    fn has_slot(&self, now: Instant) -> bool {
+        match &self.outage {
+            // The oldest event probes, alone.
+            Some(outage) => self.in_flight.is_empty() && now >= outage.probe_at,
+            None => self.in_flight.len() < self.limits.max_in_flight,
+        }
+    }
+
+    fn attempt(&mut self, event: Arc<Event>) {
+        let number = self.attempts;
+        self.attempts += 1;
+        let answer = self.stack.clone().oneshot(Arc::clone(&event));
+        self.in_flight.push(Box::pin(async move {
+            let Ok(verdict) = answer.await;
+            Attempted {
+                event,
+                number,
+                verdict,
+            }
+        }));
+    }
+
+    /// Acts on the verdict about an attempt.
+    pub(super) fn attempted(&mut self, attempted: Attempted) {
+        let Attempted {
+            event,
+            number,
+            verdict,
+        } = attempted;
+        match verdict {
+            Verdict::Published => {
+                self.answered(number);
+                self.done(&event);
+            }
+            Verdict::Skipped => self.done(&event),
+            Verdict::Retry { after, error } => {
+                self.answered(number);
+                self.metrics.retries.increment(1);
+                tracing::debug!(
+                    seq = event.seq,
+                    error = error.chain(),
+                    delay = ?after,
+                    "the broker refused an event, which is tried again"
+                );
+                for waiting in self.gate.park(&event) {
+                    self.let_go(&waiting);
+                }
+                self.delayed.insert((Instant::now() + after, event.seq), event);
+            }
+            Verdict::Dead { attempts, error } => {
+                if attempts > 0 {
+                    self.answered(number);
+                }
+                self.refuse(event, attempts, &error);
+            }
+            Verdict::Outage { probe_after, error } => {
+                self.metrics.retries.increment(1);
+                self.suspend(number, Instant::now() + probe_after, &error);
+                // Its key still waits for it: it goes first when the broker is back.
+                self.ready.insert(event.seq, event);
+            }
+        }
+    }
+
+    /// Nothing more is needed for `event`: the next of its key may go.
+    pub(super) fn done(&mut self, event: &Event) {
+        self.ledger.delivered(event.seq);
+        self.release(event);
+    }
+
+    pub(super) fn release(&mut self, event: &Event) {
+        self.let_go(event);
+        if let Some(next) = self.gate.release(event) {
+            self.ready.insert(next.seq, next);
+        }
+    }
+
+    /// `event` becomes a dead letter. Its key waits until that is stored, or a crash could bring the event
+    /// back behind its successors.
+    fn refuse(&mut self, event: Arc<Event>, attempts: u32, error: &PublishError) {
+        tracing::error!(
+            seq = event.seq,
+            event_id = %event.id,
+            event_type = event.event_type,
+            attempts,
+            error = error.chain(),
+            "an event becomes a dead letter"
+        );
+        self.ledger.refused(DeadLetter {
+            event,
+            reason: error.chain(),
+            attempts,
+        });
+        self.flush_at = Instant::now();
+    }
+
+    /// The broker has answered: an outage is over unless the attempt began before it.
+    fn answered(&mut self, number: u64) {
+        let over = |outage: &Outage| number >= outage.first_probe;
+        if let Some(outage) = self.outage.take_if(|outage| over(outage)) {
+            self.status.sink_is_back();
+            tracing::info!(after = ?outage.since.elapsed(), "the sink is back");
+        }
+    }
+
+    /// The broker is away.
+    fn suspend(&mut self, number: u64, probe_at: Instant, error: &PublishError) {
+        match &mut self.outage {
+            Some(outage) => {
+                if number >= outage.first_probe {
+                    outage.probe_at = probe_at;
+                    outage.first_probe = self.attempts;
+                }
+                self.status.sink_is_away(&error.chain());
+            }
+            None => {
+                tracing::warn!(error = error.chain(), "the sink is away, one event probes until it is back");
+                self.status.sink_is_away(&error.chain());
+                self.outage = Some(Outage {
+                    since: Instant::now(),
+                    probe_at,
+                    first_probe: self.attempts,
+                });
+            }
+        }
+    }
+}

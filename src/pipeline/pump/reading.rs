@@ -1,0 +1,142 @@
+//! Keeping events coming: reading ahead while others are published, and fetching again what waited as its `seq`.
+
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Exit, Pump};
+use crate::error::chain;
+use crate::pipeline::order::Admission;
+use crate::source::{Batch, Fetched, Reader, SourceError};
+
+/// A read on its way. It runs as a task of its own: rows are decoded while others are published.
+pub(super) type Reading = AbortOnDropHandle<Read>;
+
+/// The reader with its answer.
+pub(super) struct Read {
+    reader: Box<dyn Reader>,
+    answer: Answer,
+}
+
+enum Answer {
+    Next(Result<Batch, SourceError>),
+    Again(Result<Fetched, SourceError>),
+}
+
+impl Pump {
+    /// Starts a read if there is room for what it brings.
+    pub(super) fn start_reading(&mut self, now: Instant) {
+        if self.drain_until.is_some() || now < self.read_at || !self.lease.holds() {
+            return;
+        }
+        let wanted = self.gate.wanted(self.limits.batch_size);
+        if wanted.is_empty() && !self.has_room() {
+            return;
+        }
+        let Some(mut reader) = self.reader.take() else {
+            return;
+        };
+        // What was let go to make room must come back even when there is little: one row at least.
+        let bytes = self.limits.max_bytes.saturating_sub(self.held_bytes).max(1);
+        let limit = self.limits.batch_size;
+        let task = if wanted.is_empty() {
+            let reads = if self.more { &self.metrics.reads_more } else { &self.metrics.reads_polled };
+            reads.increment(1);
+            tokio::spawn(async move {
+                let answer = Answer::Next(reader.read(limit, bytes).await);
+                Read { reader, answer }
+            })
+        } else {
+            tokio::spawn(async move {
+                let answer = Answer::Again(reader.fetch(&wanted, bytes).await);
+                Read { reader, answer }
+            })
+        };
+        self.reading = Some(AbortOnDropHandle::new(task));
+    }
+
+    /// Whether new events may be read: what is in memory and not in flight is less than could be in flight,
+    /// and within the limits of weight and of parked events.
+    fn has_room(&self) -> bool {
+        self.outage.is_none()
+            && self.held.len().saturating_sub(self.in_flight.len()) < self.limits.max_in_flight
+            && self.held_bytes < self.limits.max_bytes
+            && self.gate.unloaded() + self.delayed.len() < self.limits.max_parked
+    }
+
+    /// The reader is back.
+    pub(super) fn has_read(&mut self, read: Option<Read>) -> Result<(), Exit> {
+        let Some(Read { reader, answer }) = read else {
+            tracing::error!("the reader's task died, the source is taken over anew");
+            return Err(Exit::Changed);
+        };
+        self.holes = reader.holes();
+        let idle_wait = reader.idle_wait();
+        self.reader = Some(reader);
+        let now = Instant::now();
+        let error = match answer {
+            Answer::Next(Ok(batch)) => {
+                self.read_at = if batch.more { now } else { now + idle_wait };
+                self.take_batch(batch);
+                None
+            }
+            Answer::Again(Ok(fetched)) => {
+                self.take_fetched(fetched);
+                None
+            }
+            Answer::Next(Err(error)) | Answer::Again(Err(error)) => Some(error),
+        };
+        match error {
+            None => {
+                if self.read_backoff.succeeded() {
+                    tracing::info!("the source is back");
+                    self.status.source_is_back();
+                }
+                Ok(())
+            }
+            Some(SourceError::Changed) => Err(Exit::Changed),
+            Some(SourceError::Fenced) => Err(Exit::Fenced),
+            Some(error) => {
+                let delay = self.read_backoff.failed();
+                tracing::warn!(error = chain(&error), ?delay, "reading failed and is tried again");
+                self.status.source_is_away(&chain(&error));
+                self.read_at = now + delay;
+                Ok(())
+            }
+        }
+    }
+
+    fn take_batch(&mut self, batch: Batch) {
+        self.ledger.closed(&batch.closed);
+        self.more = batch.more;
+        self.unread = batch.unread;
+        for event in batch.events {
+            self.hold(&event);
+            match self.gate.admit(std::sync::Arc::clone(&event)) {
+                Admission::Go(event) => {
+                    self.ready.insert(event.seq, event);
+                }
+                Admission::Waits => {}
+                Admission::WaitsUnloaded => self.let_go(&event),
+            }
+        }
+    }
+
+    fn take_fetched(&mut self, fetched: Fetched) {
+        for event in fetched.events {
+            match self.gate.fetched(std::sync::Arc::clone(&event)) {
+                Ok(next) => {
+                    self.hold(&event);
+                    self.ready.extend(next.map(|event| (event.seq, event)));
+                }
+                // Its key was parked again meanwhile.
+                Err(_) => {}
+            }
+        }
+        for seq in fetched.gone {
+            tracing::error!(seq, "a row was deleted before it was delivered, by somebody else than the relay");
+            self.ledger.delivered(seq);
+            let next = self.gate.gone(seq);
+            self.ready.extend(next.map(|event| (event.seq, event)));
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Keeps a lease: renews it until it is another's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::error::chain;
+use crate::lease::Lease;
+use crate::source::{LEASE_RENEWAL, LeaseId, Source};
+
+/// The pause before a failed renewal is tried again.
+const RENEWAL_PAUSE: Duration = Duration::from_millis(500);
+
+/// Renews `lease` for ever; returns when it is another's, after revoking it.
+///
+/// While the database can't be reached the lease runs out by itself and the pipelines stand still; if nobody has
+/// taken it by then, the next renewal lets them go on.
+pub(super) async fn keep(source: Arc<dyn Source>, id: LeaseId, lease: Lease) {
+    let mut pause = LEASE_RENEWAL;
+    loop {
+        tokio::time::sleep(pause).await;
+        let asked_at = Instant::now();
+        match source.renew(&id).await {
+            Ok(true) => {
+                lease.renewed(asked_at);
+                pause = LEASE_RENEWAL;
+            }
+            Ok(false) => {
+                lease.revoke();
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "the lease could not be renewed");
+                pause = RENEWAL_PAUSE;
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The relay: every source with its pipelines, from start to stop.
+//!
+//! One task per source, which owns everything of it; the tasks share nothing but the configuration.
+
+mod keeper;
+mod session;
+mod sinks;
+
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use self::session::SourceTask;
+use crate::config::{Config, SourceKind};
+use crate::source::{Source, SourceError};
+use crate::status::{SourceState, Status};
+
+/// A relay that has not been started.
+#[derive(Debug)]
+pub struct Relay {
+    config: Arc<Config>,
+    status: Status,
+}
+
+/// Why a relay ended other than by being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// A source can't be worked with as it is.
+    #[error("source {name}")]
+    Source {
+        /// The source's name.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: SourceError,
+    },
+    /// A task died of a bug; the others were stopped.
+    #[error("the task of a source died")]
+    Died(#[source] tokio::task::JoinError),
+}
+
+impl Relay {
+    /// A relay with this configuration.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        let status = Status::default();
+        for name in config.sources.keys() {
+            status.set_source(name, SourceState::Connecting { error: None });
+        }
+        Self {
+            config: Arc::new(config),
+            status,
+        }
+    }
+
+    /// What it is doing, for probes.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status.clone()
+    }
+
+    /// Runs until `stop`, then waits for acknowledgements for at most `shutdown_timeout`, stores the ledgers and
+    /// gives up the leases.
+    ///
+    /// # Errors
+    /// If a source turns out to need an operator before anything can start, or a task dies. The other sources
+    /// are stopped as by `stop`.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), RelayError> {
+        let stop = stop.child_token();
+        let mut tasks = JoinSet::new();
+        let mut outcome = Ok(());
+        for (name, config) in &self.config.sources {
+            match open(&self.config, name) {
+                Ok(source) => {
+                    let task = SourceTask {
+                        config: Arc::clone(&self.config),
+                        source_config: config.clone(),
+                        source,
+                        status: self.status.clone(),
+                        stop: stop.clone(),
+                    };
+                    let name = name.clone();
+                    tasks.spawn(async move { task.run().await.map_err(|error| failed(name, error)) });
+                }
+                Err(error) => {
+                    outcome = Err(failed(name.clone(), error));
+                    stop.cancel();
+                }
+            }
+        }
+        while let Some(ended) = tasks.join_next().await {
+            let ended = ended.unwrap_or_else(|error| Err(RelayError::Died(error)));
+            if ended.is_err() {
+                stop.cancel();
+                outcome = outcome.and(ended);
+            }
+        }
+        outcome
+    }
+}
+
+/// The source of this name, not yet connected.
+///
+/// # Errors
+/// If its settings can't be used, its URL for example.
+///
+/// # Panics
+/// Never: a validated configuration has every source that it names.
+pub fn open(config: &Config, name: &str) -> Result<Arc<dyn Source>, SourceError> {
+    let Some(source) = config.sources.get(name) else {
+        return Err(SourceError::Refused(format!("there is no source {name} in the configuration")));
+    };
+    match &source.kind {
+        #[cfg(feature = "postgres")]
+        SourceKind::Postgres(postgres) => {
+            let source = crate::source::postgres::Postgres::new(&config.relay, source, postgres)?;
+            Ok(Arc::new(source))
+        }
+        #[cfg(not(feature = "postgres"))]
+        SourceKind::Postgres(_) => Err(SourceError::Refused(
+            "this build has no PostgreSQL source: build it with the feature `postgres`".into(),
+        )),
+    }
+}
+
+fn failed(name: String, source: SourceError) -> RelayError {
+    RelayError::Source { name, source }
+}

@@ -1,0 +1,110 @@
+//! Making sinks, and running the pipeline of one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::config::{self, Config, SinkKind};
+use crate::error::chain;
+use crate::lease::Lease;
+use crate::metrics::PipelineMetrics;
+use crate::pipeline::{self, Exit, Limits, Pump, PumpParts};
+use crate::sink::BoxSink;
+use crate::sink::connect::ConnectError;
+use crate::sink::mock::MockSink;
+use crate::sink::stdout::StdoutSink;
+use crate::source::{LeaseId, Source, SourceError, StoredLedger};
+use crate::status::PipelineStatus;
+
+/// Everything that the pipeline of one sink needs, but for its stop.
+#[derive(Debug)]
+pub(super) struct PipelineTask {
+    pub(super) config: Arc<Config>,
+    pub(super) source_config: config::Source,
+    pub(super) sink_config: config::Sink,
+    pub(super) source: Arc<dyn Source>,
+    pub(super) lease_id: LeaseId,
+    pub(super) lease: Lease,
+    pub(super) ledger: StoredLedger,
+    pub(super) pause: Duration,
+    pub(super) metrics: Arc<PipelineMetrics>,
+    pub(super) status: Arc<PipelineStatus>,
+}
+
+impl PipelineTask {
+    /// Connects the sink, for as long as that takes, and runs the pump.
+    pub(super) async fn run(self, stop: CancellationToken) -> Result<Exit, SourceError> {
+        let connected = async {
+            tokio::time::sleep(self.pause).await;
+            self.connected().await
+        };
+        let Some(sink) = stop.run_until_cancelled(connected).await else {
+            return Ok(Exit::Stopped);
+        };
+        self.status.sink_is_connected();
+        let stack = pipeline::stack(
+            sink,
+            &self.sink_config,
+            self.config.routing.as_ref(),
+            Arc::clone(&self.metrics),
+        );
+        let pump = Pump::new(PumpParts {
+            stack,
+            reader: self.source.reader(&self.lease_id, &self.ledger.delivered).await?,
+            store: self.source.ledger_store(&self.lease_id, &self.sink_config.name),
+            ledger: self.ledger,
+            lease: self.lease,
+            limits: Limits::new(&self.config.relay, &self.source_config, &self.sink_config),
+            metrics: self.metrics,
+            status: self.status,
+        });
+        Ok(pump.run(stop).await)
+    }
+
+    async fn connected(&self) -> BoxSink {
+        let mut backoff = Backoff::sink(self.sink_config.retry);
+        loop {
+            self.status.beat();
+            let error = match connect(&self.config.relay, &self.sink_config).await {
+                Ok(sink) => return sink,
+                Err(error) => error,
+            };
+            let delay = backoff.failed();
+            let text = chain(&error);
+            if error.is_transient() {
+                tracing::warn!(error = text, ?delay, "the sink could not be connected and is tried again");
+            } else {
+                tracing::error!(error = text, ?delay, "the sink's configuration doesn't work, it is tried again");
+            }
+            self.metrics.available.set(0.0);
+            self.status.sink_is_away(&text);
+            self.wait(delay).await;
+        }
+    }
+
+    /// Sleeps, with signs of life in between.
+    async fn wait(&self, delay: Duration) {
+        let until = Instant::now() + delay;
+        while Instant::now() < until {
+            let pause = Duration::from_secs(10);
+            tokio::time::sleep_until(until.min(Instant::now() + pause)).await;
+            self.status.beat();
+        }
+    }
+}
+
+/// Makes a sink. To add a kind, add its arm.
+async fn connect(relay: &config::Relay, sink: &config::Sink) -> Result<BoxSink, ConnectError> {
+    match &sink.kind {
+        SinkKind::Stdout => Ok(BoxSink::new(StdoutSink::new())),
+        SinkKind::Mock(mock) => Ok(BoxSink::new(MockSink::new(mock.clone()))),
+        #[cfg(feature = "nats")]
+        SinkKind::Jetstream(jetstream) => {
+            let client_name = format!("outbox-relay {} {}", relay.name, sink.name);
+            crate::sink::jetstream::connect(jetstream, &client_name).await.map(BoxSink::new)
+        }
+    }
+}

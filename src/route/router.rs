@@ -1,0 +1,317 @@
+//! The decision for one sink: whether it takes an event, and where the event goes there.
+
+use super::{Dialect, Pattern};
+use crate::config::{DestinationTemplate, Routing, Sink, Unrouted};
+use crate::error::PublishError;
+use crate::event::Event;
+use crate::excerpt::Excerpt;
+use crate::sink::Destination;
+
+/// The rules of one sink. The same event resolves the same way each time, so that a retry never changes where
+/// an event goes.
+#[derive(Debug, Clone)]
+pub struct Router {
+    sink: String,
+    dialect: Dialect,
+    /// The first that matches wins.
+    rules: Vec<Rule>,
+    /// For events that no rule matches.
+    otherwise: Outcome,
+}
+
+/// What becomes of an event at one sink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resolution {
+    /// It is sent there.
+    Send(Destination),
+    /// It doesn't concern this sink, and counts as delivered there.
+    Skip,
+}
+
+#[derive(Debug, Clone)]
+struct Rule {
+    event_types: Vec<Pattern>,
+    outcome: Outcome,
+}
+
+#[derive(Debug, Clone)]
+enum Outcome {
+    Send(DestinationTemplate),
+    Skip,
+    /// Dead letters, because no route matches.
+    Unrouted,
+    /// Dead letters, because the sink has no default destination and no route names another. Validation of the
+    /// configuration refuses that; skipping would lose events.
+    NoDestination,
+}
+
+impl Router {
+    /// The rules of `sink`: those of `routing` seen from it, or, without routing, its default destination for
+    /// every event.
+    #[must_use]
+    pub fn new(sink: &Sink, routing: Option<&Routing>) -> Self {
+        let dialect = Dialect::of(&sink.kind);
+        let (rules, otherwise) = match routing {
+            None => (Vec::new(), default_outcome(sink, dialect)),
+            Some(routing) => (rules(sink, routing), unrouted_outcome(routing.unrouted)),
+        };
+        Self {
+            sink: sink.name.clone(),
+            dialect,
+            rules,
+            otherwise,
+        }
+    }
+
+    /// Where `event` goes at this sink, if anywhere.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::invalid`] if no route matches and such events are dead letters, if the event lacks a
+    /// value that its destination needs, or if the broker would not take the destination's name.
+    pub fn resolve(&self, event: &Event) -> Result<Resolution, PublishError> {
+        match self.outcome(&event.event_type) {
+            Outcome::Send(template) => self.render(template, event).map(Resolution::Send),
+            Outcome::Skip => Ok(Resolution::Skip),
+            Outcome::Unrouted => Err(PublishError::invalid(format!(
+                "no route matches event type {}; add one to [[routes]], or set [routing] unrouted = \"skip\"",
+                Excerpt(&event.event_type)
+            ))),
+            Outcome::NoDestination => Err(PublishError::invalid(format!(
+                "[sinks.{}] has no default destination",
+                self.sink
+            ))),
+        }
+    }
+
+    /// Rules are few and matching them takes nanoseconds each: nothing is remembered per event type.
+    fn outcome(&self, event_type: &str) -> &Outcome {
+        let matching = |rule: &&Rule| rule.event_types.iter().any(|p| p.matches(event_type));
+        match self.rules.iter().find(matching) {
+            Some(rule) => &rule.outcome,
+            None => &self.otherwise,
+        }
+    }
+
+    fn render(
+        &self,
+        template: &DestinationTemplate,
+        event: &Event,
+    ) -> Result<Destination, PublishError> {
+        let destination = match template {
+            DestinationTemplate::Implicit => Destination::Implicit,
+            DestinationTemplate::Name(name) => Destination::Name(name.render(event)?),
+            DestinationTemplate::Exchange {
+                exchange,
+                routing_key,
+            } => Destination::Exchange {
+                exchange: exchange.clone(),
+                routing_key: routing_key.render(event)?,
+            },
+        };
+        self.dialect
+            .check_destination(&destination)
+            .map_err(PublishError::invalid)?;
+        Ok(destination)
+    }
+}
+
+fn rules(sink: &Sink, routing: &Routing) -> Vec<Rule> {
+    let routes = routing.routes.iter();
+    routes
+        .map(|route| Rule {
+            event_types: route.event_types.clone(),
+            outcome: match route.to.get(&sink.name) {
+                Some(template) => Outcome::Send(template.clone()),
+                None => Outcome::Skip,
+            },
+        })
+        .collect()
+}
+
+fn default_outcome(sink: &Sink, dialect: Dialect) -> Outcome {
+    match (&sink.default_destination, dialect) {
+        (Some(template), _) => Outcome::Send(template.clone()),
+        // Sinks without rules for names have one place only and need not name it.
+        (None, Dialect::Any) => Outcome::Send(DestinationTemplate::Implicit),
+        (None, Dialect::Nats | Dialect::Kafka | Dialect::Amqp) => Outcome::NoDestination,
+    }
+}
+
+fn unrouted_outcome(unrouted: Unrouted) -> Outcome {
+    match unrouted {
+        Unrouted::DeadLetter => Outcome::Unrouted,
+        Unrouted::Skip => Outcome::Skip,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{Envelope, Format, Retry, Route, SinkKind};
+    use crate::error::Meaning;
+    use crate::fixture;
+    use crate::route::Template;
+
+    fn name(source: &str) -> DestinationTemplate {
+        DestinationTemplate::Name(Template::parse(source).expect("a template"))
+    }
+
+    fn sink(kind: SinkKind, default_destination: Option<DestinationTemplate>) -> Sink {
+        Sink {
+            name: "picks".to_owned(),
+            inputs: vec!["draft".to_owned()],
+            start: None,
+            timeout: Duration::from_secs(30),
+            max_in_flight: 1,
+            max_in_flight_bytes: 1,
+            max_parked: 1,
+            flush_interval: Duration::from_secs(1),
+            retry: Retry {
+                max_retries: 0,
+                initial_delay: Duration::ZERO,
+                max_delay: Duration::ZERO,
+            },
+            envelope: Envelope {
+                format: Format::Json,
+                aggregate_field: "aggregateId".to_owned(),
+            },
+            default_destination,
+            kind,
+        }
+    }
+
+    fn route(event_types: &[&str], to: &[(&str, &str)]) -> Route {
+        let pattern = |source: &&str| Pattern::parse(source).expect("a pattern");
+        let destination = |(sink, source): &(&str, &str)| ((*sink).to_owned(), name(source));
+        Route {
+            event_types: event_types.iter().map(pattern).collect(),
+            to: to.iter().map(destination).collect::<BTreeMap<_, _>>(),
+        }
+    }
+
+    fn routed(unrouted: Unrouted, routes: Vec<Route>) -> Router {
+        let routing = Routing { unrouted, routes };
+        Router::new(
+            &sink(SinkKind::Stdout, Some(name("default"))),
+            Some(&routing),
+        )
+    }
+
+    fn resolve(router: &Router, event_type: &str) -> Result<Resolution, PublishError> {
+        let event_type = event_type.to_owned();
+        router.resolve(&Event {
+            event_type,
+            ..fixture::event()
+        })
+    }
+
+    fn sent(name: &str) -> Resolution {
+        Resolution::Send(Destination::Name(name.to_owned()))
+    }
+
+    #[test]
+    fn without_routing_everything_goes_to_the_default() {
+        let router = Router::new(&sink(SinkKind::Stdout, Some(name("d.{event_type}"))), None);
+        assert_eq!(resolve(&router, "A").expect("sent"), sent("d.A"));
+        let router = Router::new(&sink(SinkKind::Stdout, None), None);
+        let implicit = Resolution::Send(Destination::Implicit);
+        assert_eq!(resolve(&router, "A").expect("sent"), implicit);
+    }
+
+    #[test]
+    fn the_first_matching_route_decides() {
+        let router = routed(
+            Unrouted::DeadLetter,
+            vec![
+                route(
+                    &["PickMade", "PickUndone"],
+                    &[("picks", "one.{aggregate_id}")],
+                ),
+                route(&["Draft*"], &[("other", "elsewhere")]),
+                route(&["*"], &[("picks", "rest"), ("other", "elsewhere")]),
+            ],
+        );
+        for (event_type, expected) in [
+            ("PickMade", sent("one.draft-1")),
+            ("PickUndone", sent("one.draft-1")),
+            ("DraftStarted", Resolution::Skip),
+            ("Pick", sent("rest")),
+        ] {
+            assert_eq!(resolve(&router, event_type).expect(event_type), expected);
+        }
+    }
+
+    #[test]
+    fn what_no_route_matches() {
+        let routes = || vec![route(&["PickMade"], &[("other", "elsewhere")])];
+        let router = routed(Unrouted::Skip, routes());
+        assert_eq!(resolve(&router, "A").expect("skipped"), Resolution::Skip);
+        let router = routed(Unrouted::DeadLetter, routes());
+        let error = resolve(&router, "A").expect_err("a dead letter");
+        assert_eq!(error.meaning(), Meaning::Invalid);
+        assert_eq!(
+            error.to_string(),
+            r#"no route matches event type "A"; add one to [[routes]], or set [routing] unrouted = "skip""#
+        );
+        // A route that matches and names other sinks is not the same as none.
+        assert_eq!(
+            resolve(&router, "PickMade").expect("skipped"),
+            Resolution::Skip
+        );
+    }
+
+    #[cfg(feature = "nats")]
+    mod nats {
+        use proptest::prelude::*;
+
+        use super::*;
+        use crate::config::{Jetstream, NatsAuth};
+
+        fn jetstream(default_destination: Option<DestinationTemplate>) -> Router {
+            let kind = SinkKind::Jetstream(Jetstream {
+                servers: Vec::new(),
+                auth: NatsAuth::None,
+                tls: None,
+                expected_stream: None,
+                stream: None,
+            });
+            Router::new(&sink(kind, default_destination), None)
+        }
+
+        #[test]
+        fn a_broker_needs_a_destination() {
+            let error = resolve(&jetstream(None), "A").expect_err("nowhere to go");
+            assert_eq!(
+                error.to_string(),
+                "[sinks.picks] has no default destination"
+            );
+        }
+
+        #[test]
+        fn names_made_of_event_data_are_checked() {
+            let router = jetstream(Some(name("draft.{event_type}")));
+            let error = resolve(&router, "Pick Made").expect_err("a space");
+            assert_eq!(error.meaning(), Meaning::Invalid);
+            assert_eq!(
+                error.to_string(),
+                r#"NATS subject "draft.Pick Made" has ' ' at character 11: white space ends a subject"#
+            );
+        }
+
+        proptest! {
+            #[test]
+            fn no_event_type_breaks_a_subject(event_type in "\\PC{0,8}|[ a.*>\\r\\n\\x00$]{0,6}") {
+                let router = jetstream(Some(name("draft.{event_type}")));
+                if let Ok(Resolution::Send(Destination::Name(subject))) = resolve(&router, &event_type) {
+                    let broken = |c: char| c.is_control() || c.is_whitespace() || "*>".contains(c);
+                    prop_assert!(!subject.contains(broken), "{subject:?}");
+                    prop_assert!(subject.split('.').all(|token| !token.is_empty()), "{subject:?}");
+                }
+            }
+        }
+    }
+}

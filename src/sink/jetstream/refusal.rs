@@ -1,0 +1,196 @@
+//! What a publish that was not acknowledged means for its event.
+
+use async_nats::jetstream::response::Response;
+use async_nats::jetstream::{self, ErrorCode, publish::PublishAck};
+use async_nats::{PublishErrorKind, StatusCode};
+
+use crate::error::{Meaning, PublishError};
+
+/// Why a publish was not acknowledged.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The client did not take the message.
+    Unsent(async_nats::PublishError),
+    /// The connection is lost, or was lost while the acknowledgement was awaited.
+    Disconnected,
+    /// The server forbids publishing to the subject.
+    Forbidden,
+    /// Nobody listens on the subject: no stream captures it, or JetStream is away.
+    NoResponders,
+    /// JetStream replied with an error.
+    Refused(jetstream::Error),
+    /// Somebody replied with something that is no acknowledgement.
+    NotAnAck(serde_json::Error),
+}
+
+/// Reads the reply to a publish. A duplicate is an acknowledgement: the stream has the message.
+pub(super) fn read(reply: &async_nats::Message) -> Result<(), Failure> {
+    if reply.status == Some(StatusCode::NO_RESPONDERS) {
+        return Err(Failure::NoResponders);
+    }
+    match serde_json::from_slice(&reply.payload).map_err(Failure::NotAnAck)? {
+        Response::<PublishAck>::Ok(_) => Ok(()),
+        Response::Err { error } => Err(Failure::Refused(error)),
+    }
+}
+
+/// The one place that decides between an outage and a rejection.
+pub(super) fn classify(failure: Failure) -> PublishError {
+    match failure {
+        Failure::Unsent(error) => match error.kind() {
+            PublishErrorKind::MaxPayloadExceeded => {
+                PublishError::rejected("the message is larger than the server's max_payload")
+                    .caused_by(error)
+            }
+            PublishErrorKind::InvalidSubject => {
+                PublishError::invalid("NATS can't publish to this subject").caused_by(error)
+            }
+            PublishErrorKind::Send => {
+                PublishError::unavailable("the NATS connection is closed").caused_by(error)
+            }
+        },
+        Failure::Disconnected => PublishError::unavailable("there is no connection to NATS"),
+        Failure::Forbidden => PublishError::rejected(
+            "the server's permissions don't allow publishing to this subject",
+        ),
+        Failure::NoResponders => PublishError::unavailable("nobody answers for this subject"),
+        Failure::Refused(error) => match meaning(&error) {
+            Meaning::Rejected => {
+                PublishError::rejected("JetStream refused the message").caused_by(error)
+            }
+            _ => PublishError::unavailable("JetStream can't store messages now").caused_by(error),
+        },
+        // A service that isn't a stream answers on this subject. That is a misconfiguration of the broker and no
+        // word about the message; nothing is lost while somebody mends it.
+        Failure::NotAnAck(error) => {
+            PublishError::unavailable("something other than JetStream answers on this subject")
+                .caused_by(error)
+        }
+    }
+}
+
+/// JetStream's codes are like HTTP's: 4xx blames the message, 5xx the server. The exceptions are states of the
+/// account or stream that come with a 4xx, and limits of the message's own that come with a 5xx.
+fn meaning(error: &jetstream::Error) -> Meaning {
+    const TIMEOUT: usize = 408;
+    const TOO_MANY_REQUESTS: usize = 429;
+    match (error.error_code(), error.code()) {
+        (ErrorCode::ACCOUNT_RESOURCES_EXCEEDED, _) | (_, TIMEOUT | TOO_MANY_REQUESTS) => {
+            Meaning::Unavailable
+        }
+        (ErrorCode::STREAM_STORE_FAILED, _) => meaning_of_full_stream(error),
+        (_, 400..500) => Meaning::Rejected,
+        _ => Meaning::Unavailable,
+    }
+}
+
+/// A stream with `discard = new` that is full pushes back: it will take the message once there is room, so this
+/// is an outage. But a limit per subject, or of the message's size, concerns this message and not the next.
+fn meaning_of_full_stream(error: &jetstream::Error) -> Meaning {
+    let text = error.to_string();
+    // The server has one code for all of these, and spells "to large" itself.
+    let own_limits = ["per subject", "message to large", "message too large"];
+    if own_limits.iter().any(|limit| text.contains(limit)) {
+        Meaning::Rejected
+    } else {
+        Meaning::Unavailable
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Meaning::{Invalid, Rejected, Unavailable};
+
+    fn unsent(kind: PublishErrorKind) -> Failure {
+        Failure::Unsent(async_nats::PublishError::new(kind))
+    }
+
+    fn reply(payload: &str) -> async_nats::Message {
+        async_nats::Message {
+            subject: "_INBOX.abc.1".into(),
+            reply: None,
+            payload: payload.to_owned().into(),
+            headers: None,
+            status: None,
+            description: None,
+            length: 0,
+        }
+    }
+
+    #[test]
+    fn failures_of_the_client_and_the_connection() {
+        let cases = [
+            (unsent(PublishErrorKind::MaxPayloadExceeded), Rejected),
+            (unsent(PublishErrorKind::InvalidSubject), Invalid),
+            (unsent(PublishErrorKind::Send), Unavailable),
+            (Failure::Disconnected, Unavailable),
+            (Failure::Forbidden, Rejected),
+            (Failure::NoResponders, Unavailable),
+        ];
+        for (failure, meaning) in cases {
+            let shown = format!("{failure:?}");
+            assert_eq!(classify(failure).meaning(), meaning, "{shown}");
+        }
+    }
+
+    #[test]
+    fn replies_of_jetstream() {
+        let cases = [
+            (400, 10060, "expected stream does not match", Rejected),
+            (400, 10054, "message size exceeds maximum allowed", Rejected),
+            (400, 10071, "wrong last sequence: 7", Rejected),
+            (400, 10109, "invalid operation on sealed stream", Rejected),
+            (
+                503,
+                10077,
+                "maximum messages per subject exceeded",
+                Rejected,
+            ),
+            (503, 10077, "message to large", Rejected),
+            (503, 10077, "maximum messages exceeded", Unavailable),
+            (503, 10077, "maximum bytes exceeded", Unavailable),
+            (503, 10077, "no space left on device", Unavailable),
+            (
+                400,
+                10002,
+                "resource limits exceeded for account",
+                Unavailable,
+            ),
+            (503, 10023, "insufficient resources", Unavailable),
+            (
+                503,
+                10008,
+                "jetstream system temporarily unavailable",
+                Unavailable,
+            ),
+            (503, 10039, "jetstream not enabled for account", Unavailable),
+            (500, 10118, "stream is offline", Unavailable),
+            (429, 10167, "too many requests", Unavailable),
+            (408, 0, "request timeout", Unavailable),
+        ];
+        for (code, err_code, description, meaning) in cases {
+            let payload = serde_json::json!({
+                "error": {"code": code, "err_code": err_code, "description": description},
+                "stream": "S", "seq": 0,
+            });
+            let failure = read(&reply(&payload.to_string())).expect_err(description);
+            let error = classify(failure);
+            assert_eq!(error.meaning(), meaning, "{code} {err_code} {description}");
+            assert!(error.chain().contains(description), "{}", error.chain());
+        }
+    }
+
+    #[test]
+    fn an_acknowledgement_is_told_from_everything_else() {
+        read(&reply(r#"{"stream":"S","seq":7}"#)).expect("stored");
+        read(&reply(r#"{"stream":"S","seq":7,"duplicate":true}"#)).expect("stored before");
+        for payload in ["", "ok", "{}"] {
+            let failure = read(&reply(payload)).expect_err(payload);
+            assert_eq!(classify(failure).meaning(), Unavailable, "{payload:?}");
+        }
+        let mut nobody = reply("");
+        nobody.status = Some(StatusCode::NO_RESPONDERS);
+        assert!(matches!(read(&nobody), Err(Failure::NoResponders)));
+    }
+}

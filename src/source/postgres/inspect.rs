@@ -1,0 +1,232 @@
+//! What must be true of the tables before anything can be promised.
+
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+
+use super::link::Link;
+use super::migrate::VERSION;
+use super::rows::PayloadType;
+use super::sql::{self, Names};
+use crate::config::Columns;
+use crate::source::SourceError;
+
+const INSPECT: &str = "cannot inspect the outbox table";
+
+/// The first release in which a prepared transaction keeps its virtual transaction id, which the evidence about
+/// holes rests on.
+const OLDEST_SERVER: i32 = 140_001;
+
+/// What an inspection found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// The identity sequence of `seq`, quoted and qualified.
+    pub(super) sequence: String,
+    pub(super) payload: PayloadType,
+}
+
+/// Inspects the tables.
+pub(super) async fn inspect(link: &mut Link, names: &Names, columns: &Columns) -> Result<Facts, SourceError> {
+    let mut table = None;
+    link.query(INSPECT, table_sql(names, columns), |row| {
+        table = Some(Table::from_row(&row)?);
+        Ok(())
+    })
+    .await?;
+    let Some(table) = table else {
+        return Err(SourceError::Migrate(format!(
+            "there is no table {}: run `outbox-relay migrate` (or `run --migrate`)",
+            names.table
+        )));
+    };
+    if table.in_recovery {
+        return Err(SourceError::Database {
+            action: INSPECT,
+            source: "the server is a standby in recovery".into(),
+        });
+    }
+    table.check(names, columns)?;
+    check_version(link, names).await?;
+    let types = column_types(link, names).await?;
+    check_columns(&types, names, columns)
+        .map(|payload| Facts { sequence: table.sequence.unwrap_or_default(), payload })
+}
+
+/// Facts about the table as a whole.
+#[derive(Debug)]
+struct Table {
+    server_version: i32,
+    in_recovery: bool,
+    kind: String,
+    persistence: String,
+    in_a_tree: bool,
+    row_security: bool,
+    subscribed: bool,
+    identity: Option<String>,
+    sequence: Option<String>,
+    sequence_is_plain: Option<bool>,
+}
+
+fn table_sql(names: &Names, columns: &Columns) -> String {
+    format!(
+        "SELECT current_setting('server_version_num')::int4 AS server_version, \
+         pg_is_in_recovery() AS in_recovery, c.relkind::text AS kind, c.relpersistence::text AS persistence, \
+         c.relispartition OR EXISTS (SELECT FROM pg_inherits i WHERE c.oid IN (i.inhrelid, i.inhparent)) \
+         AS in_a_tree, row_security_active(c.oid) AS row_security, \
+         EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srrelid = c.oid) AS subscribed, \
+         a.attidentity::text AS identity, s.seqrelid::regclass::text AS sequence, \
+         s.seqcache = 1 AND s.seqincrement = 1 AND NOT s.seqcycle AS sequence_is_plain \
+         FROM pg_class c LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = {seq} \
+         AND NOT a.attisdropped \
+         LEFT JOIN pg_depend d ON d.refobjid = c.oid AND d.refobjsubid = a.attnum AND d.deptype = 'i' \
+         AND d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass \
+         LEFT JOIN pg_sequence s ON s.seqrelid = d.objid WHERE c.oid = to_regclass({table})",
+        seq = sql::literal(&columns.seq),
+        table = names.table_literal(),
+    )
+}
+
+impl Table {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            server_version: row.try_get("server_version")?,
+            in_recovery: row.try_get("in_recovery")?,
+            kind: row.try_get("kind")?,
+            persistence: row.try_get("persistence")?,
+            in_a_tree: row.try_get("in_a_tree")?,
+            row_security: row.try_get("row_security")?,
+            subscribed: row.try_get("subscribed")?,
+            identity: row.try_get("identity")?,
+            sequence: row.try_get("sequence")?,
+            sequence_is_plain: row.try_get("sequence_is_plain")?,
+        })
+    }
+
+    fn check(&self, names: &Names, columns: &Columns) -> Result<(), SourceError> {
+        let table = &names.table;
+        let seq = &columns.seq;
+        let refusals = [
+            (
+                self.server_version < OLDEST_SERVER,
+                "needs PostgreSQL 14.1 or newer: older servers change the identity of a transaction at \
+                 PREPARE, and its events could be taken for rolled back"
+                    .to_owned(),
+            ),
+            (
+                self.kind != "r" || self.in_a_tree,
+                "is partitioned, inherited or no plain table: locks and order would have to be followed \
+                 through its whole tree; use a plain table"
+                    .to_owned(),
+            ),
+            (
+                self.persistence != "p",
+                "is unlogged or temporary: a crash empties it; use ALTER TABLE … SET LOGGED".to_owned(),
+            ),
+            (
+                self.row_security,
+                "has row security that hides rows from the relay's role: hidden events would be lost; use a \
+                 role with BYPASSRLS"
+                    .to_owned(),
+            ),
+            (
+                self.subscribed,
+                "is filled by a logical subscription, which writes seq as it was elsewhere; relay from the \
+                 publisher"
+                    .to_owned(),
+            ),
+            (
+                self.identity.as_deref() != Some("a") || self.sequence.is_none(),
+                format!(
+                    "has no column {seq} GENERATED ALWAYS AS IDENTITY: the relay's order must be drawn by \
+                     the INSERT itself; see `outbox-relay migrate --print`"
+                ),
+            ),
+            (
+                self.sequence_is_plain == Some(false),
+                format!("draws {seq} from a sequence that is not CACHE 1, INCREMENT 1, NO CYCLE"),
+            ),
+        ];
+        match refusals.into_iter().find(|(refused, _)| *refused) {
+            Some((_, reason)) => Err(SourceError::Refused(format!("the table {table} {reason}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Refuses tables of a version that this relay doesn't know.
+async fn check_version(link: &mut Link, names: &Names) -> Result<(), SourceError> {
+    let found = super::migrate::installed_version(link, names).await?;
+    match found {
+        Some(VERSION) => Ok(()),
+        Some(version) if version > VERSION => Err(SourceError::Migrate(format!(
+            "the relay's tables are of version {version}, newer than the {VERSION} that this relay knows: \
+             run a newer outbox-relay"
+        ))),
+        Some(version) => Err(SourceError::Migrate(format!(
+            "the relay's tables are of version {version} and this relay needs {VERSION}: \
+             run `outbox-relay migrate` (or `run --migrate`)"
+        ))),
+        None => Err(SourceError::Migrate(format!(
+            "the relay's tables are missing beside {}: run `outbox-relay migrate` (or `run --migrate`)",
+            names.table
+        ))),
+    }
+}
+
+async fn column_types(link: &mut Link, names: &Names) -> Result<Vec<(String, String)>, SourceError> {
+    let mut types = Vec::new();
+    let sql = format!(
+        "SELECT attname::text AS name, format_type(atttypid, NULL) AS type FROM pg_attribute \
+         WHERE attrelid = to_regclass({}) AND attnum > 0 AND NOT attisdropped",
+        names.table_literal()
+    );
+    link.query(INSPECT, sql, |row| {
+        types.push((row.try_get("name")?, row.try_get("type")?));
+        Ok(())
+    })
+    .await?;
+    Ok(types)
+}
+
+fn check_columns(
+    types: &[(String, String)],
+    names: &Names,
+    columns: &Columns,
+) -> Result<PayloadType, SourceError> {
+    const TEXT: &[&str] = &["text", "character varying", "character"];
+    const JSON: &[&str] = &["json", "jsonb"];
+    const TIME: &[&str] = &["timestamp with time zone", "timestamp without time zone"];
+    let table = &names.table;
+    let check = |column: &str, allowed: &[&str]| -> Result<(), SourceError> {
+        match types.iter().find(|(name, _)| name == column) {
+            Some((_, found)) if allowed.contains(&found.as_str()) => Ok(()),
+            Some((_, found)) => Err(SourceError::Refused(format!(
+                "the column {column} of {table} is of type {found}; it must be {}",
+                allowed.join(" or ")
+            ))),
+            None => Err(SourceError::Refused(format!(
+                "the table {table} has no column {column}: name its columns under [sources.….columns]"
+            ))),
+        }
+    };
+    check(&columns.seq, &["bigint"])?;
+    check(&columns.id, &["uuid"])?;
+    check(&columns.event_type, TEXT)?;
+    check(&columns.created_at, TIME)?;
+    for (column, allowed) in [
+        (&columns.aggregate_type, TEXT),
+        (&columns.aggregate_id, &[TEXT, &["uuid"]].concat()),
+        (&columns.headers, JSON),
+        (&columns.sent_at, TIME),
+    ] {
+        if let Some(column) = column {
+            check(column, allowed)?;
+        }
+    }
+    check(&columns.payload, &[JSON, TEXT, &["bytea"]].concat())?;
+    let payload = types.iter().find(|(name, _)| *name == columns.payload);
+    Ok(match payload.map(|(_, found)| found.as_str()) {
+        Some("json" | "jsonb") => PayloadType::Json,
+        Some("bytea") => PayloadType::Binary,
+        _ => PayloadType::Text,
+    })
+}

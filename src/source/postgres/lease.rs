@@ -1,0 +1,345 @@
+//! The lease: who is the active relay for a source.
+//!
+//! A row with an end, not a session lock, so that it works through a pooler in transaction mode. Its token fences
+//! off everybody before: whoever acquires stamps it on every ledger of the source before reading them, and every
+//! flush names it.
+
+use std::collections::BTreeSet;
+
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::link::limited;
+use super::{INCARNATION, Postgres, sql};
+use crate::config;
+use crate::ledger::RangeSet;
+use crate::source::{Grant, LEASE_TTL, LeaseId, SinkStart, SourceError, StoredLedger};
+
+const ACQUIRE: &str = "cannot acquire the lease";
+const RENEW: &str = "cannot renew the lease";
+const RELEASE: &str = "cannot release the lease";
+const RECLAIM: &str = "cannot read the ledger";
+
+/// Why an acquisition was rolled back.
+enum Obstacle {
+    /// Another relay holds the lease.
+    Held,
+    /// Nothing can be promised.
+    Refused(String),
+}
+
+/// The sequence as it is now.
+struct Sequence {
+    filenode: i64,
+    last_value: i64,
+}
+
+/// One attempt to take the lease, inside its transaction.
+struct Acquisition<'a> {
+    source: &'a Postgres,
+    sequence: String,
+    connection: &'a mut PgConnection,
+}
+
+impl Postgres {
+    pub(super) async fn try_acquire(&self, sinks: &[SinkStart]) -> Result<Option<Grant>, SourceError> {
+        let facts = self.inspected().await?;
+        let mut link = self.link.lock().await;
+        let asked_at = Instant::now();
+        let mut connection = link.checkout(ACQUIRE).await?;
+        let outcome = limited(ACQUIRE, async {
+            connection.execute("BEGIN").await?;
+            let mut acquisition = Acquisition {
+                source: self,
+                sequence: facts.sequence.clone(),
+                connection: &mut connection,
+            };
+            let outcome = acquisition.run(sinks, asked_at).await?;
+            let end = if outcome.is_ok() { "COMMIT" } else { "ROLLBACK" };
+            connection.execute(end).await?;
+            Ok(outcome)
+        })
+        .await?;
+        link.give_back(connection);
+        match outcome {
+            Ok(grant) => Ok(Some(grant)),
+            Err(Obstacle::Held) => Ok(None),
+            Err(Obstacle::Refused(reason)) => Err(SourceError::Refused(reason)),
+        }
+    }
+
+    pub(super) async fn try_renew(&self, lease: &LeaseId) -> Result<bool, SourceError> {
+        let sql = format!(
+            "UPDATE {schema}outbox_lease SET expires_at = clock_timestamp() + interval '{ttl} seconds' \
+             WHERE {key} AND token = '{token}' AND {INCARNATION} = {incarnation} RETURNING token",
+            schema = self.names.schema,
+            ttl = LEASE_TTL.as_secs(),
+            key = self.key_sql(),
+            token = lease.token,
+            incarnation = sql::literal(&lease.incarnation),
+        );
+        let mut renewed = false;
+        let mut link = self.link.lock().await;
+        link.query(RENEW, sql, |_| {
+            renewed = true;
+            Ok(())
+        })
+        .await?;
+        Ok(renewed)
+    }
+
+    pub(super) async fn try_release(&self, lease: &LeaseId) -> Result<(), SourceError> {
+        let sql = format!(
+            "UPDATE {}outbox_lease SET expires_at = '-infinity' WHERE {} AND token = '{}'",
+            self.names.schema,
+            self.key_sql(),
+            lease.token,
+        );
+        let mut link = self.link.lock().await;
+        link.query(RELEASE, sql, |_| Ok(())).await?;
+        link.close().await;
+        Ok(())
+    }
+
+    pub(super) async fn try_reclaim(
+        &self,
+        lease: &LeaseId,
+        sink: &str,
+    ) -> Result<Option<StoredLedger>, SourceError> {
+        // The lease row is locked before the ledger is stamped: whoever takes the lease over afterwards stamps
+        // its own token over this one.
+        let sql = format!(
+            "WITH lease AS (SELECT token FROM {schema}outbox_lease WHERE {key} AND token = '{token}' \
+             AND {INCARNATION} = {incarnation} FOR UPDATE) \
+             UPDATE {schema}outbox_ledger AS ledger SET token = lease.token FROM lease WHERE {key} \
+             AND sink = {sink} RETURNING ledger.sink, ledger.delivered::text, ledger.closed::text",
+            schema = self.names.schema,
+            key = self.key_sql(),
+            token = lease.token,
+            incarnation = sql::literal(&lease.incarnation),
+            sink = sql::literal(sink),
+        );
+        let mut ledger = None;
+        let mut link = self.link.lock().await;
+        link.query(RECLAIM, sql, |row| {
+            ledger = Some(stored_ledger(&row)?);
+            Ok(())
+        })
+        .await?;
+        Ok(ledger)
+    }
+}
+
+impl Acquisition<'_> {
+    async fn run(
+        &mut self,
+        sinks: &[SinkStart],
+        asked_at: Instant,
+    ) -> Result<Result<Grant, Obstacle>, sqlx::Error> {
+        let token = Uuid::new_v4();
+        let Some(incarnation) = self.claim(token).await? else {
+            return Ok(Err(Obstacle::Held));
+        };
+        let sequence = self.sequence_now().await?;
+        if let Some(reason) = self.guard(&sequence).await? {
+            return Ok(Err(Obstacle::Refused(reason)));
+        }
+        if let Err(reason) = self.store_missing(sinks, token).await? {
+            return Ok(Err(Obstacle::Refused(reason)));
+        }
+        let stamped = self.stamp(token).await?;
+        let wanted = |ledger: &StoredLedger| sinks.iter().any(|start| start.sink == ledger.sink);
+        let (ledgers, strangers): (Vec<_>, Vec<_>) = stamped.into_iter().partition(wanted);
+        Ok(Ok(Grant {
+            lease: LeaseId {
+                token,
+                incarnation,
+                sequence_filenode: sequence.filenode,
+            },
+            asked_at,
+            ledgers,
+            strangers: strangers.into_iter().map(|ledger| ledger.sink).collect(),
+        }))
+    }
+
+    /// Claims the lease row if its time is up, or if it is this process's own from a session before.
+    async fn claim(&mut self, token: Uuid) -> Result<Option<String>, sqlx::Error> {
+        let schema = &self.source.names.schema;
+        let insert = format!(
+            "INSERT INTO {schema}outbox_lease (relay, source, owner, token, expires_at, incarnation) \
+             VALUES ($1, $2, '', $3, '-infinity', '') ON CONFLICT DO NOTHING"
+        );
+        let claim = format!(
+            "UPDATE {schema}outbox_lease SET owner = $3, token = $4, incarnation = {INCARNATION}, \
+             expires_at = clock_timestamp() + make_interval(secs => $5) WHERE (relay, source) IN \
+             (SELECT relay, source FROM {schema}outbox_lease WHERE relay = $1 AND source = $2 \
+             AND (expires_at < clock_timestamp() OR owner = $3) FOR UPDATE SKIP LOCKED) \
+             RETURNING incarnation"
+        );
+        let (relay, name) = (&self.source.relay, &self.source.name);
+        let query = sqlx::query(AssertSqlSafe(insert)).persistent(false);
+        query.bind(relay).bind(name).bind(Uuid::nil()).execute(&mut *self.connection).await?;
+        let query = sqlx::query(AssertSqlSafe(claim)).persistent(false);
+        let query = query.bind(relay).bind(name).bind(&self.source.owner).bind(token);
+        let query = query.bind(LEASE_TTL.as_secs_f64());
+        let row = query.fetch_optional(&mut *self.connection).await?;
+        row.map(|row| row.try_get("incarnation")).transpose()
+    }
+
+    async fn sequence_now(&mut self) -> Result<Sequence, sqlx::Error> {
+        let sequence = &self.sequence;
+        let sql = format!(
+            "SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS last_value, \
+             pg_relation_filenode({}::regclass)::int8 AS filenode FROM {sequence}",
+            sql::literal(sequence)
+        );
+        let row = self.one(sql).await?;
+        Ok(Sequence {
+            filenode: row.try_get("filenode")?,
+            last_value: row.try_get("last_value")?,
+        })
+    }
+
+    /// Whether `seq` still counts the events that the ledgers speak of. If it started anew, new events would
+    /// count as delivered.
+    async fn guard(&mut self, sequence: &Sequence) -> Result<Option<String>, sqlx::Error> {
+        let (schema, key) = (&self.source.names.schema, self.source.key_sql());
+        let record = format!(
+            "INSERT INTO {schema}outbox_source (relay, source, table_name, sequence_filenode) \
+             VALUES ($1, $2, $3, $4::int8::oid) ON CONFLICT DO NOTHING"
+        );
+        let query = sqlx::query(AssertSqlSafe(record)).persistent(false);
+        let query = query.bind(&self.source.relay).bind(&self.source.name);
+        let query = query.bind(&self.source.names.table).bind(sequence.filenode);
+        query.execute(&mut *self.connection).await?;
+        let row = self
+            .one(format!(
+                "SELECT sequence_filenode::int8 AS filenode, table_name, \
+                 (SELECT max(upper(delivered)) - 1 FROM {schema}outbox_ledger WHERE {key}) AS delivered \
+                 FROM {schema}outbox_source WHERE {key}"
+            ))
+            .await?;
+        let filenode: i64 = row.try_get("filenode")?;
+        let table: String = row.try_get("table_name")?;
+        let delivered: Option<i64> = row.try_get("delivered")?;
+        let source = &self.source.name;
+        let hint = format!(
+            "new events would count as delivered. Look at the table, then run \
+             `outbox-relay ledger reset --source {source}`"
+        );
+        if table != self.source.names.table {
+            return Ok(Some(format!(
+                "the ledgers of source {source} speak of the table {table}, not of {}: {hint}",
+                self.source.names.table
+            )));
+        }
+        if filenode != sequence.filenode {
+            return Ok(Some(format!(
+                "the sequence {} is not the one that the ledgers of source {source} speak of (TRUNCATE … \
+                 RESTART IDENTITY, or dump and restore): {hint}",
+                self.sequence
+            )));
+        }
+        Ok(delivered.filter(|highest| *highest > sequence.last_value).map(|highest| {
+            format!(
+                "the ledgers of source {source} reach up to {highest}, but the sequence {} has only come to \
+                 {}: {hint}",
+                self.sequence, sequence.last_value
+            )
+        }))
+    }
+
+    /// Stores ledgers for sinks that have none, before their first read.
+    async fn store_missing(
+        &mut self,
+        sinks: &[SinkStart],
+        token: Uuid,
+    ) -> Result<Result<(), String>, sqlx::Error> {
+        let (schema, key) = (&self.source.names.schema, self.source.key_sql());
+        let sql = format!("SELECT sink FROM {schema}outbox_ledger WHERE {key}");
+        let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut *self.connection).await?;
+        let mut stored = BTreeSet::new();
+        for row in rows {
+            stored.insert(row.try_get::<String, _>("sink")?);
+        }
+        for SinkStart { sink, start } in sinks.iter().filter(|start| !stored.contains(&start.sink)) {
+            let start = match start {
+                Some(start) => *start,
+                None if stored.is_empty() => config::Start::Unsettled,
+                None => {
+                    return Ok(Err(format!(
+                        "the sink {sink} joins source {} which has ledgers already: say where it starts by \
+                         sinks.{sink}.start = \"latest\", \"unsettled\" or \"earliest\"",
+                        self.source.name
+                    )));
+                }
+            };
+            let sql = format!(
+                "INSERT INTO {schema}outbox_ledger (relay, source, sink, token, delivered) \
+                 VALUES ($1, $2, $3, $4, ({}))",
+                self.delivered_at_start(start)
+            );
+            let query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
+            let query = query.bind(&self.source.relay).bind(&self.source.name);
+            query.bind(sink).bind(token).execute(&mut *self.connection).await?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// What a new ledger counts as delivered: only rows that are visible now, never holes.
+    fn delivered_at_start(&self, start: config::Start) -> String {
+        let (table, columns) = (&self.source.names.table, &self.source.names.columns);
+        let seq = &columns.seq;
+        let visible = |condition: String| {
+            format!(
+                "SELECT coalesce(range_agg(int8range(first, last + 1)), '{{}}') FROM \
+                 (SELECT min(seq) AS first, max(seq) AS last FROM (SELECT {seq} AS seq, \
+                 {seq} - row_number() OVER (ORDER BY {seq}) AS island FROM {table} WHERE {condition}) AS row \
+                 GROUP BY island) AS islands"
+            )
+        };
+        match (start, &columns.sent_at) {
+            (config::Start::Latest, _) => visible("true".into()),
+            (config::Start::Unsettled, Some(sent_at)) => visible(format!(
+                "{seq} < coalesce((SELECT min({seq}) FROM {table} WHERE {sent_at} IS NULL), \
+                 9223372036854775807)"
+            )),
+            (config::Start::Earliest, _) | (config::Start::Unsettled, None) => {
+                "SELECT '{}'::int8multirange".into()
+            }
+        }
+    }
+
+    /// Stamps the token on every ledger of the source and only then reads them.
+    async fn stamp(&mut self, token: Uuid) -> Result<Vec<StoredLedger>, sqlx::Error> {
+        let sql = format!(
+            "UPDATE {}outbox_ledger SET token = '{token}' WHERE {} \
+             RETURNING sink, delivered::text, closed::text",
+            self.source.names.schema,
+            self.source.key_sql()
+        );
+        let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut *self.connection).await?;
+        rows.iter().map(stored_ledger).collect()
+    }
+
+    async fn one(&mut self, sql: String) -> Result<PgRow, sqlx::Error> {
+        sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(&mut *self.connection).await
+    }
+}
+
+fn stored_ledger(row: &PgRow) -> Result<StoredLedger, sqlx::Error> {
+    let ranges = |column: &str| -> Result<RangeSet, sqlx::Error> {
+        let text: String = row.try_get(column)?;
+        RangeSet::parse(&text).map_err(|error| sqlx::Error::ColumnDecode {
+            index: column.to_owned(),
+            source: error.into(),
+        })
+    };
+    Ok(StoredLedger {
+        sink: row.try_get("sink")?,
+        delivered: ranges("delivered")?,
+        closed: ranges("closed")?,
+    })
+}

@@ -1,0 +1,143 @@
+//! The tables: made by `outbox-relay migrate`, printed by `migrate --print`.
+//!
+//! Bookkeeping has a table of its own name, for the application may use sqlx's migrations too.
+
+use sqlx::Row as _;
+
+use super::inspect;
+use super::link::Link;
+use super::sql::{self, Names};
+use crate::config;
+use crate::source::SourceError;
+
+const MIGRATE: &str = "cannot migrate the tables";
+
+/// The relay's own tables, oldest migration first. A migration that was released never changes.
+const MIGRATIONS: &[(&str, &str)] = &[(
+    "relay",
+    include_str!("../../../migrations/postgres/0001_relay.sql"),
+)];
+
+const OUTBOX: &str = include_str!("../../../migrations/postgres/outbox.sql");
+const GRANTS: &str = include_str!("../../../migrations/postgres/grants.sql");
+
+/// The version of the relay's tables that this relay works with.
+#[allow(clippy::cast_possible_wrap, clippy::cast_possible_truncation)] // a handful of migrations
+pub(super) const VERSION: i32 = MIGRATIONS.len() as i32;
+
+/// Makes whatever is missing, in one transaction, and says in words what was done.
+///
+/// # Errors
+/// If the database can't be reached, refuses, or has an outbox table that the relay can't work with.
+pub async fn migrate(config: &config::Postgres) -> Result<Vec<String>, SourceError> {
+    let names = Names::new(&config.table, &config.columns);
+    let mut link = Link::new(super::connect_options(config, "migrate")?);
+    let installed = installed_version(&mut link, &names).await?.unwrap_or(0);
+    if installed > VERSION {
+        return Err(SourceError::Refused(format!(
+            "the relay's tables are of version {installed}, newer than the {VERSION} that this relay knows"
+        )));
+    }
+    let mut done = Vec::new();
+    // Two replicas that start with `run --migrate` must not meet: the lock ends with the transaction.
+    let mut script = String::from(
+        "SELECT pg_advisory_xact_lock(hashtextextended('outbox-relay migrate', 0)); ",
+    );
+    if exists(&mut link, &names).await? {
+        done.push(format!("{} is there already", names.table));
+    } else {
+        script.push_str(&filled(OUTBOX, &names));
+        done.push(format!("{} created", names.table));
+    }
+    script.push_str(&bookkeeping_sql(&names));
+    for (version, (name, migration)) in (1..).zip(MIGRATIONS) {
+        if version > installed {
+            script.push_str(&filled(migration, &names));
+            script.push_str(&record_sql(&names, version, name));
+            done.push(format!("migration {version} ({name}) applied"));
+        }
+    }
+    if installed == VERSION {
+        done.push(format!("the relay's tables are of version {VERSION} already"));
+    }
+    link.query(MIGRATE, script, |_| Ok(())).await?;
+    inspect::inspect(&mut link, &names, &config.columns).await?;
+    link.close().await;
+    Ok(done)
+}
+
+/// The whole SQL of a new installation, with the privileges that each role needs.
+#[must_use]
+pub fn printed(config: &config::Postgres) -> String {
+    let names = Names::new(&config.table, &config.columns);
+    let mut script = format!("BEGIN;\n\n{}\n", filled(OUTBOX, &names));
+    script.push_str(&bookkeeping_sql(&names));
+    script.push_str("\n\n");
+    for (version, (name, migration)) in (1..).zip(MIGRATIONS) {
+        script.push_str(&filled(migration, &names));
+        script.push('\n');
+        script.push_str(&record_sql(&names, version, name));
+        script.push('\n');
+    }
+    script.push_str("\nCOMMIT;\n\n");
+    script.push_str(&filled(GRANTS, &names));
+    script
+}
+
+/// The version of the relay's tables; `None` if there are none.
+pub(super) async fn installed_version(link: &mut Link, names: &Names) -> Result<Option<i32>, SourceError> {
+    let bookkeeping = format!("{}_outbox_relay_migrations", names.schema);
+    let mut there = false;
+    let sql = format!("SELECT to_regclass({}) IS NOT NULL AS there", sql::literal(&bookkeeping));
+    link.query(MIGRATE, sql, |row| {
+        there = row.try_get("there")?;
+        Ok(())
+    })
+    .await?;
+    if !there {
+        return Ok(None);
+    }
+    let mut version = None;
+    let sql = format!("SELECT max(version) AS version FROM {bookkeeping}");
+    link.query(MIGRATE, sql, |row| {
+        version = row.try_get("version")?;
+        Ok(())
+    })
+    .await?;
+    Ok(version)
+}
+
+async fn exists(link: &mut Link, names: &Names) -> Result<bool, SourceError> {
+    let mut there = false;
+    let sql = format!("SELECT to_regclass({}) IS NOT NULL AS there", names.table_literal());
+    link.query(MIGRATE, sql, |row| {
+        there = row.try_get("there")?;
+        Ok(())
+    })
+    .await?;
+    Ok(there)
+}
+
+fn bookkeeping_sql(names: &Names) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS {}_outbox_relay_migrations (\n    version integer PRIMARY KEY,\n    \
+         name text NOT NULL,\n    applied_at timestamptz NOT NULL DEFAULT now()\n);\n",
+        names.schema
+    )
+}
+
+fn record_sql(names: &Names, version: i32, name: &str) -> String {
+    // Two replicas may have waited for one lock: the second must fail rather than apply it again.
+    format!(
+        "INSERT INTO {}_outbox_relay_migrations (version, name) VALUES ({version}, '{name}');\n",
+        names.schema
+    )
+}
+
+fn filled(template: &str, names: &Names) -> String {
+    let bare = names.table.trim_end_matches('"');
+    template
+        .replace("{table}", &names.table)
+        .replace("{sequence}", &format!("{bare}_seq_seq\""))
+        .replace("{schema}", &names.schema)
+}

@@ -1,0 +1,184 @@
+//! The PostgreSQL source.
+//!
+//! Every statement that runs often stands on its own: no session state, no named prepared statement, so that a
+//! pooler in transaction mode is as good as a direct connection (with `mode = "poll"`).
+
+mod holes;
+mod inspect;
+mod lease;
+mod link;
+mod migrate;
+mod reader;
+mod rows;
+mod sql;
+mod store;
+mod writer;
+
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use self::inspect::Facts;
+use self::link::Link;
+use self::sql::Names;
+use super::{Grant, LeaseId, LedgerStore, Reader, SinkStart, Source, SourceError, StoredLedger};
+use crate::config;
+use crate::ledger::RangeSet;
+
+pub use self::migrate::{migrate, printed};
+pub use self::writer::{NewEvent, Writer};
+
+/// The server that answers: its system identifier, its timeline, and when it was started. Everything remembered
+/// about a source belongs to one of these.
+const INCARNATION: &str = "((SELECT system_identifier::text FROM pg_control_system()) || '/' \
+    || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) || '/' \
+    || extract(epoch FROM pg_postmaster_start_time())::text)";
+
+/// An outbox table in PostgreSQL.
+#[derive(Debug)]
+pub struct Postgres {
+    relay: String,
+    name: String,
+    /// This process, for the lease: no other has the same.
+    owner: String,
+    names: Arc<Names>,
+    columns: config::Columns,
+    poll_interval: Duration,
+    wait_for_flush: bool,
+    options: PgConnectOptions,
+    /// For the lease. Readers and ledger stores have connections of their own.
+    link: Mutex<Link>,
+    facts: Mutex<Option<Arc<Facts>>>,
+}
+
+impl Postgres {
+    /// A source by its configuration. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// If the URL can't be read.
+    pub fn new(
+        relay: &config::Relay,
+        source: &config::Source,
+        postgres: &config::Postgres,
+    ) -> Result<Self, SourceError> {
+        let options = connect_options(postgres, &relay.name)?;
+        Ok(Self {
+            relay: relay.name.clone(),
+            name: source.name.clone(),
+            owner: format!("{}-{}", std::process::id(), Uuid::new_v4().simple()),
+            names: Arc::new(Names::new(&postgres.table, &postgres.columns)),
+            columns: postgres.columns.clone(),
+            poll_interval: source.poll_interval,
+            wait_for_flush: postgres.wait_for_flush,
+            link: Mutex::new(Link::new(options.clone())),
+            options,
+            facts: Mutex::new(None),
+        })
+    }
+
+    /// The condition that selects this source's row in the relay's tables.
+    fn key_sql(&self) -> String {
+        format!(
+            "relay = {} AND source = {}",
+            sql::literal(&self.relay),
+            sql::literal(&self.name)
+        )
+    }
+
+    /// What the last inspection found, or a new one.
+    async fn inspected(&self) -> Result<Arc<Facts>, SourceError> {
+        if let Some(facts) = &*self.facts.lock().await {
+            return Ok(Arc::clone(facts));
+        }
+        self.inspect_now().await
+    }
+
+    async fn inspect_now(&self) -> Result<Arc<Facts>, SourceError> {
+        let mut link = self.link.lock().await;
+        let facts = inspect::inspect(&mut link, &self.names, &self.columns).await?;
+        let facts = Arc::new(facts);
+        *self.facts.lock().await = Some(Arc::clone(&facts));
+        Ok(facts)
+    }
+}
+
+#[async_trait]
+impl Source for Postgres {
+    async fn inspect(&self) -> Result<(), SourceError> {
+        self.inspect_now().await.map(drop)
+    }
+
+    async fn acquire(&self, sinks: &[SinkStart]) -> Result<Option<Grant>, SourceError> {
+        self.try_acquire(sinks).await
+    }
+
+    async fn renew(&self, lease: &LeaseId) -> Result<bool, SourceError> {
+        self.try_renew(lease).await
+    }
+
+    async fn release(&self, lease: &LeaseId) -> Result<(), SourceError> {
+        self.try_release(lease).await
+    }
+
+    async fn reclaim(&self, lease: &LeaseId, sink: &str) -> Result<Option<StoredLedger>, SourceError> {
+        self.try_reclaim(lease, sink).await
+    }
+
+    async fn reader(&self, lease: &LeaseId, delivered: &RangeSet) -> Result<Box<dyn Reader>, SourceError> {
+        Ok(Box::new(reader::PostgresReader::new(reader::Task {
+            options: self.options.clone(),
+            names: Arc::clone(&self.names),
+            facts: self.inspected().await?,
+            lease: lease.clone(),
+            delivered,
+            poll_interval: self.poll_interval,
+            wait_for_flush: self.wait_for_flush,
+        })))
+    }
+
+    fn ledger_store(&self, lease: &LeaseId, sink: &str) -> Box<dyn LedgerStore> {
+        Box::new(store::PostgresLedgerStore {
+            link: Link::new(self.options.clone()),
+            schema: self.names.schema.clone(),
+            relay: self.relay.clone(),
+            source: self.name.clone(),
+            sink: sink.to_owned(),
+            lease: lease.clone(),
+        })
+    }
+}
+
+/// How to connect: by the URL, with the TLS files of the configuration.
+fn connect_options(postgres: &config::Postgres, purpose: &str) -> Result<PgConnectOptions, SourceError> {
+    let url = postgres.url.expose();
+    let options = PgConnectOptions::from_str(url).map_err(|error| {
+        // The error may quote the URL, which may hold a password.
+        SourceError::Refused(match error {
+            sqlx::Error::Configuration(_) => "the URL of the source can't be read".to_owned(),
+            other => format!("the URL of the source can't be used: {other}"),
+        })
+    })?;
+    // A pooler refuses start-up parameters that it doesn't know.
+    let mut options = options
+        .extra_float_digits(None)
+        .application_name(&format!("outbox-relay {purpose}"))
+        .disable_statement_logging();
+    if let Some(tls) = &postgres.tls {
+        if let Some(ca) = &tls.ca {
+            options = options.ssl_root_cert(ca);
+            if !url.contains("sslmode=") {
+                options = options.ssl_mode(PgSslMode::VerifyFull);
+            }
+        }
+        if let Some((certificate, key)) = &tls.client {
+            options = options.ssl_client_cert(certificate).ssl_client_key(key);
+        }
+    }
+    Ok(options)
+}

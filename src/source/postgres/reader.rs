@@ -1,0 +1,407 @@
+//! Reading: forward rows and holes in one statement and so in one snapshot, merged by `seq`, limited as a whole.
+//!
+//! If the limit applied to one side, or the sides were read one after the other, a transaction that was held
+//! open and its successor on the same key could be delivered in the wrong order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::Row as _;
+use sqlx::postgres::{PgConnectOptions, PgRow};
+use tokio::time::Instant;
+
+use super::holes::{Holder, Holes, MAX_HOLES, Question};
+use super::inspect::Facts;
+use super::link::Link;
+use super::sql::{self, Names};
+use super::{INCARNATION, rows};
+use crate::event::Event;
+use crate::ledger::RangeSet;
+use crate::source::{Batch, Fetched, LeaseId, Reader, SourceError};
+
+const READ: &str = "cannot read the outbox table";
+const LIST: &str = "cannot look into pg_locks";
+const FLUSH_WAL: &str = "cannot wait for the WAL to be flushed";
+
+/// How long a reader that has holes waits at most: their evidence is gathered once a second.
+const HOLE_WAIT: Duration = Duration::from_secs(1);
+
+/// Rows of the first read, before anything is known of their size.
+const FIRST_LIMIT: usize = 64;
+
+/// How often the warning about too many holes is repeated.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Reads one source for one pipeline.
+#[derive(Debug)]
+pub(super) struct PostgresReader {
+    link: Link,
+    names: Arc<Names>,
+    facts: Arc<Facts>,
+    lease: LeaseId,
+    /// The highest `seq` seen, by a read or by the ledger.
+    cursor: i64,
+    holes: Holes,
+    poll_interval: Duration,
+    wait_for_flush: bool,
+    /// Weight of a row as it was seen lately: keeps reads from fetching what must be thrown away.
+    row_weight: Option<usize>,
+    warned_at: Option<Instant>,
+}
+
+/// What a reader is made for.
+pub(super) struct Task<'a> {
+    pub(super) options: PgConnectOptions,
+    pub(super) names: Arc<Names>,
+    pub(super) facts: Arc<Facts>,
+    pub(super) lease: LeaseId,
+    pub(super) delivered: &'a RangeSet,
+    pub(super) poll_interval: Duration,
+    pub(super) wait_for_flush: bool,
+}
+
+/// The rows of one read, cut off where they exceed the bytes.
+#[derive(Default)]
+struct Rows {
+    events: Vec<Arc<Event>>,
+    /// Whether the server is still the one of the lease.
+    unchanged: bool,
+    /// Whether a transaction has ended that may own a hole which was not looked up.
+    ended: bool,
+    last_value: i64,
+    weight: usize,
+    cut_off: bool,
+}
+
+impl PostgresReader {
+    pub(super) fn new(task: Task<'_>) -> Self {
+        /// `seq` is drawn from a sequence that starts at 1.
+        const FIRST_SEQ: i64 = 1;
+        Self {
+            link: Link::new(task.options),
+            names: task.names,
+            facts: task.facts,
+            lease: task.lease,
+            cursor: task.delivered.end().map_or(FIRST_SEQ, |end| end) - 1,
+            holes: Holes::new(&task.delivered.gaps_from(FIRST_SEQ)),
+            poll_interval: task.poll_interval,
+            wait_for_flush: task.wait_for_flush,
+            row_weight: None,
+            warned_at: None,
+        }
+    }
+
+    /// Steps 2 and 3 of a hole's evidence.
+    async fn list_holders(&mut self) -> Result<(), SourceError> {
+        let mut holders = Vec::new();
+        let sql = holders_sql(&self.names);
+        self.link
+            .query(LIST, sql, |row| {
+                holders.push(holder(&row)?);
+                Ok(())
+            })
+            .await?;
+        self.holes.listed(holders, Instant::now());
+        Ok(())
+    }
+
+    async fn query(
+        &mut self,
+        question: &Question,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Rows, SourceError> {
+        let sql = self.read_sql(question, limit);
+        let mut rows = Rows::default();
+        let payload = self.facts.payload;
+        self.link
+            .query(READ, sql, |row| rows.take(&row, payload, bytes))
+            .await?;
+        Ok(rows)
+    }
+
+    /// One statement, one snapshot: the facts about the server, and the rows if they are to be believed.
+    fn read_sql(&self, question: &Question, limit: usize) -> String {
+        let (young_only, ended) = match question {
+            Question::All => (false, "false".to_owned()),
+            Question::YoungUnlessEnded(xids) => (true, ended_sql(xids)),
+        };
+        let ranges: Vec<(i64, i64)> = self.holes.ranges(young_only).collect();
+        let names = &self.names;
+        let (table, seq, event) = (&names.table, &names.columns.seq, &names.columns.event);
+        let mut parts = Vec::new();
+        if !ranges.is_empty() {
+            // Each range is an index scan of its own on the primary key.
+            let firsts = sql::int8_array(ranges.iter().map(|(first, _)| *first));
+            let ends = sql::int8_array(ranges.iter().map(|(_, end)| *end));
+            parts.push(format!(
+                "(SELECT hole.* FROM unnest({firsts}, {ends}) AS range (first, past) CROSS JOIN LATERAL \
+                 (SELECT {event} FROM {table} WHERE {seq} >= range.first AND {seq} < range.past \
+                 ORDER BY {seq} LIMIT {limit}) AS hole ORDER BY seq LIMIT {limit})"
+            ));
+        }
+        if self.holes.len() < MAX_HOLES || parts.is_empty() {
+            parts.push(format!(
+                "(SELECT {event} FROM {table} WHERE {seq} > {} ORDER BY {seq} LIMIT {limit})",
+                self.cursor
+            ));
+        }
+        let merged = parts.join(" UNION ALL ");
+        // Many ranges make the plan look dear enough for the compiler, which costs more than it saves.
+        let jit = if ranges.len() > 1_000 { "SET LOCAL jit = off; " } else { "" };
+        let rows = format!("SELECT * FROM ({merged}) AS merged ORDER BY seq LIMIT {limit}");
+        format!("{jit}{}", self.framed(&rows, &ended))
+    }
+
+    /// The facts about the server beside `rows`, and `rows` only if they are to be believed: one row at least,
+    /// whose event columns are NULL if there is no event.
+    fn framed(&self, rows: &str, ended: &str) -> String {
+        format!(
+            "SELECT fact.unchanged, fact.ended, fact.last_value, event.seq, event.id, event.event_type, \
+             event.aggregate_type, event.aggregate_id, event.payload, event.headers, \
+             CASE WHEN isfinite(event.created_at) \
+             THEN (extract(epoch FROM event.created_at) * 1000000)::int8 END AS created_at \
+             FROM (SELECT {unchanged} AS unchanged, {ended} AS ended, \
+             (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {sequence}) AS last_value) AS fact \
+             LEFT JOIN ({rows}) AS event ON fact.unchanged AND NOT fact.ended ORDER BY event.seq",
+            unchanged = unchanged_sql(&self.lease, &self.facts.sequence),
+            sequence = self.facts.sequence,
+        )
+    }
+
+    /// Takes the rows of a read in: moves the cursor, opens new holes, splits and closes old ones.
+    fn observe(&mut self, rows: Rows, limit: usize, asked_all: bool) -> Batch {
+        let now = Instant::now();
+        let more = rows.cut_off || rows.events.len() >= limit;
+        for event in &rows.events {
+            if event.seq > self.cursor {
+                self.holes.open_range(self.cursor + 1, event.seq, Some(now));
+                self.cursor = event.seq;
+            } else {
+                self.holes.shown(event.seq);
+            }
+        }
+        let covered = match (asked_all, more) {
+            (false, _) => i64::MIN,
+            (true, false) => i64::MAX,
+            (true, true) => rows.events.last().map_or(i64::MIN, |event| event.seq),
+        };
+        let closed = self.holes.covered(covered, now);
+        if !rows.events.is_empty() {
+            self.row_weight = Some(rows.weight.div_ceil(rows.events.len()));
+        }
+        Batch {
+            more,
+            unread: rows.last_value.abs_diff(self.cursor.min(rows.last_value)),
+            events: rows.events,
+            closed,
+        }
+    }
+
+    /// How many rows of the size seen lately fit, twice over, so that a change of size is found out.
+    fn affordable(&self, limit: usize, bytes: usize) -> usize {
+        let fitting = match self.row_weight {
+            Some(weight) => (bytes / weight.max(1)).saturating_mul(2),
+            None => FIRST_LIMIT,
+        };
+        fitting.clamp(1, limit.max(1))
+    }
+
+    /// A visible commit may not be on disk yet if its writer has `synchronous_commit = off`. Our own commit is,
+    /// and the WAL is flushed in order.
+    async fn flush_wal(&mut self) -> Result<(), SourceError> {
+        let sql = "SET LOCAL synchronous_commit = on; \
+                   SELECT pg_logical_emit_message(true, 'outbox-relay', '')";
+        self.link.query(FLUSH_WAL, sql.into(), |_| Ok(())).await
+    }
+
+    fn warn_if_full(&mut self) {
+        let now = Instant::now();
+        if self.holes.len() < MAX_HOLES
+            || self.warned_at.is_some_and(|at| now - at < WARN_INTERVAL)
+        {
+            return;
+        }
+        self.warned_at = Some(now);
+        let suspects = self.holes.suspects().iter();
+        let suspects: Vec<String> = suspects
+            .map(|holder| match holder.pid {
+                Some(pid) => format!("backend {pid}"),
+                None => format!("prepared transaction {}", holder.virtual_xid),
+            })
+            .collect();
+        tracing::warn!(
+            holes = self.holes.len(),
+            held_by = suspects.join(", "),
+            "reading forward stops until open transactions on the outbox table end"
+        );
+    }
+
+    async fn try_read(&mut self, limit: usize, bytes: usize) -> Result<Batch, SourceError> {
+        if self.link.is_connected() && self.holes.wants_listing(Instant::now()) {
+            self.list_holders().await?;
+        }
+        if !self.link.is_connected() {
+            self.holes.forget_evidence();
+        }
+        let limit = self.affordable(limit, bytes);
+        let mut question = self.holes.question();
+        let mut rows = self.query(&question, limit, bytes).await?;
+        if rows.ended {
+            question = Question::All;
+            rows = self.query(&question, limit, bytes).await?;
+        }
+        if !rows.unchanged {
+            return Err(SourceError::Changed);
+        }
+        if self.wait_for_flush && !rows.events.is_empty() {
+            self.flush_wal().await?;
+        }
+        let batch = self.observe(rows, limit, question == Question::All);
+        self.warn_if_full();
+        Ok(batch)
+    }
+}
+
+#[async_trait]
+impl Reader for PostgresReader {
+    async fn read(&mut self, limit: usize, bytes: usize) -> Result<Batch, SourceError> {
+        let result = self.try_read(limit, bytes).await;
+        if result.is_err() {
+            self.link.disconnect();
+        }
+        result
+    }
+
+    async fn fetch(&mut self, seqs: &[i64], bytes: usize) -> Result<Fetched, SourceError> {
+        let names = &self.names;
+        let wanted = sql::int8_array(seqs.iter().copied());
+        let rows = format!(
+            "SELECT {event} FROM {table} WHERE {seq} = ANY ({wanted})",
+            event = names.columns.event,
+            table = names.table,
+            seq = names.columns.seq,
+        );
+        let sql = self.framed(&rows, "false");
+        let mut rows = Rows::default();
+        let payload = self.facts.payload;
+        self.link
+            .query(READ, sql, |row| rows.take(&row, payload, bytes))
+            .await?;
+        if !rows.unchanged {
+            return Err(SourceError::Changed);
+        }
+        let covered = if rows.cut_off { rows.events.last().map_or(i64::MIN, |e| e.seq) } else { i64::MAX };
+        let found = |seq: &i64| rows.events.binary_search_by_key(seq, |event| event.seq).is_ok();
+        let gone = seqs.iter().copied().filter(|seq| *seq <= covered && !found(seq)).collect();
+        Ok(Fetched {
+            events: rows.events,
+            gone,
+        })
+    }
+
+    fn idle_wait(&self) -> Duration {
+        if self.holes.len() == 0 {
+            self.poll_interval
+        } else {
+            self.poll_interval.min(HOLE_WAIT)
+        }
+    }
+
+    fn holes(&self) -> usize {
+        self.holes.len()
+    }
+}
+
+impl Rows {
+    /// Takes one row. Rows beyond `bytes` are thrown away as they arrive, so that memory stays bounded
+    /// whatever their size; the first is always kept.
+    fn take(&mut self, row: &PgRow, payload: rows::PayloadType, bytes: usize) -> Result<(), sqlx::Error> {
+        // NULL where the sequence is gone.
+        self.unchanged = row.try_get::<Option<bool>, _>("unchanged")?.unwrap_or(false);
+        self.ended = row.try_get("ended")?;
+        self.last_value = row.try_get("last_value")?;
+        if self.cut_off || row.try_get::<Option<i64>, _>("seq")?.is_none() {
+            return Ok(());
+        }
+        let event = rows::event(row, payload)?;
+        let weight = event.weight();
+        if !self.events.is_empty() && self.weight + weight > bytes {
+            self.cut_off = true;
+            return Ok(());
+        }
+        self.weight += weight;
+        self.events.push(Arc::new(event));
+        Ok(())
+    }
+}
+
+/// Whether server and sequence are still those of the lease.
+fn unchanged_sql(lease: &LeaseId, sequence: &str) -> String {
+    format!(
+        "({INCARNATION} = {} AND pg_relation_filenode({}::regclass)::int8 = {})",
+        sql::literal(&lease.incarnation),
+        sql::literal(sequence),
+        lease.sequence_filenode,
+    )
+}
+
+/// Whether one of `xids` has ended by the statement's own snapshot.
+fn ended_sql(xids: &[i64]) -> String {
+    let xids: Vec<String> = xids.iter().map(ToString::to_string).collect();
+    format!(
+        "(SELECT coalesce(bool_or(pg_visible_in_snapshot(xid::xid8, pg_current_snapshot())), false) \
+         FROM unnest('{{{}}}'::text[]) AS holder (xid))",
+        xids.join(",")
+    )
+}
+
+/// Who holds `RowExclusiveLock` on the table, by its name as it resolves now, with the oldest transaction id of
+/// each: that of the top-level transaction.
+fn holders_sql(names: &Names) -> String {
+    format!(
+        "WITH lock AS MATERIALIZED (SELECT * FROM pg_locks) \
+         SELECT holder.virtualtransaction, holder.pid, \
+         pg_snapshot_xmax(pg_current_snapshot())::text::int8 AS next_xid, \
+         (SELECT own.transactionid::text::int8 FROM lock AS own WHERE own.locktype = 'transactionid' \
+         AND own.granted AND own.mode = 'ExclusiveLock' \
+         AND own.virtualtransaction = holder.virtualtransaction \
+         ORDER BY age(own.transactionid) DESC LIMIT 1) AS xid \
+         FROM lock AS holder WHERE holder.locktype = 'relation' AND holder.granted \
+         AND holder.mode = 'RowExclusiveLock' AND holder.relation = to_regclass({table}) \
+         AND holder.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        table = names.table_literal(),
+    )
+}
+
+fn holder(row: &PgRow) -> Result<Holder, sqlx::Error> {
+    let next: i64 = row.try_get("next_xid")?;
+    let xid: Option<i64> = row.try_get("xid")?;
+    Ok(Holder {
+        virtual_xid: row.try_get("virtualtransaction")?,
+        pid: row.try_get("pid")?,
+        xid: xid.map(|xid| with_epoch(xid, next)),
+    })
+}
+
+/// The full transaction id of a 32-bit one that is less than half the circle away from `next`.
+fn with_epoch(xid: i64, next: i64) -> i64 {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // the low 32 bits are what is meant
+    let distance = (xid as u32).wrapping_sub(next as u32).cast_signed();
+    next + i64::from(distance)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transaction_ids_get_their_epoch() {
+        const EPOCH: i64 = 1 << 32;
+        assert_eq!(with_epoch(100, 3 * EPOCH + 120), 3 * EPOCH + 100);
+        assert_eq!(with_epoch(130, 3 * EPOCH + 120), 3 * EPOCH + 130);
+        assert_eq!(with_epoch(EPOCH - 5, 3 * EPOCH + 3), 3 * EPOCH - 5);
+        assert_eq!(with_epoch(2, 3 * EPOCH - 5), 3 * EPOCH + 2);
+    }
+}

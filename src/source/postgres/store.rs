@@ -1,0 +1,115 @@
+//! Storing a ledger: one UPDATE of one row, fenced by token and incarnation.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Executor as _};
+
+use super::link::{Link, limited};
+use super::{INCARNATION, sql};
+use crate::event::Payload;
+use crate::source::{DeadLetter, Flush, LeaseId, LedgerStore, SourceError};
+
+const FLUSH: &str = "cannot store the ledger";
+
+/// Stores the ledger of one sink.
+#[derive(Debug)]
+pub(super) struct PostgresLedgerStore {
+    pub(super) link: Link,
+    pub(super) schema: String,
+    pub(super) relay: String,
+    pub(super) source: String,
+    pub(super) sink: String,
+    pub(super) lease: LeaseId,
+}
+
+impl PostgresLedgerStore {
+    /// The token stands on the ledger's own row: only there is the condition looked at again after the wait for
+    /// a lock, so that a relay which was fenced off meanwhile writes nothing.
+    fn update_sql(&self, flush: &Flush) -> String {
+        format!(
+            "UPDATE {schema}outbox_ledger SET delivered = '{delivered}'::int8multirange, \
+             closed = '{closed}'::int8multirange, updated_at = now() \
+             WHERE relay = {relay} AND source = {source} AND sink = {sink} AND token = '{token}' \
+             AND {INCARNATION} = {incarnation} RETURNING sink",
+            schema = self.schema,
+            delivered = flush.delivered,
+            closed = flush.closed,
+            relay = sql::literal(&self.relay),
+            source = sql::literal(&self.source),
+            sink = sql::literal(&self.sink),
+            token = self.lease.token,
+            incarnation = sql::literal(&self.lease.incarnation),
+        )
+    }
+
+    async fn flush_with_dead_letters(
+        &self,
+        connection: &mut PgConnection,
+        flush: &Flush,
+    ) -> Result<bool, sqlx::Error> {
+        connection.execute("BEGIN").await?;
+        let update = sqlx::raw_sql(AssertSqlSafe(self.update_sql(flush)));
+        let updated = update.fetch_optional(&mut *connection).await?.is_some();
+        if updated {
+            for letter in &flush.dead_letters {
+                self.insert(connection, letter).await?;
+            }
+        }
+        connection.execute("COMMIT").await?;
+        Ok(updated)
+    }
+
+    async fn insert(&self, connection: &mut PgConnection, letter: &DeadLetter) -> Result<(), sqlx::Error> {
+        // A crash between this and the next flush can bring the same event here again.
+        let sql = format!(
+            "INSERT INTO {}outbox_dead_letter (relay, source, sink, seq, event_id, event_type, \
+             aggregate_type, aggregate_id, payload, payload_type, headers, created_at, reason, attempts) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::text::jsonb, $12, $13, $14) \
+             ON CONFLICT (relay, source, sink, seq) DO UPDATE SET reason = excluded.reason, \
+             attempts = excluded.attempts, dead_at = excluded.dead_at",
+            self.schema
+        );
+        let event = &letter.event;
+        let payload_type = match event.payload {
+            Payload::Json(_) => "json",
+            Payload::Text(_) => "text",
+            Payload::Binary(_) => "bytea",
+        };
+        let headers: BTreeMap<&str, &str> =
+            event.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let headers = serde_json::to_string(&headers).map_err(|error| sqlx::Error::Encode(error.into()))?;
+        // text can't hold NUL; a broker's words may.
+        let reason = letter.reason.replace('\0', "\u{fffd}");
+        let query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
+        let query = query.bind(&self.relay).bind(&self.source).bind(&self.sink).bind(event.seq);
+        let query = query.bind(event.id).bind(&event.event_type).bind(&event.aggregate_type);
+        let query = query.bind(&event.aggregate_id).bind(event.payload.as_bytes().as_ref());
+        let query = query.bind(payload_type).bind(headers).bind(event.created_at).bind(reason);
+        let attempts = i32::try_from(letter.attempts).unwrap_or(i32::MAX);
+        query.bind(attempts).execute(connection).await?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl LedgerStore for PostgresLedgerStore {
+    async fn flush(&mut self, flush: &Flush) -> Result<(), SourceError> {
+        let mut updated = false;
+        if flush.dead_letters.is_empty() {
+            let sql = self.update_sql(flush);
+            self.link
+                .query(FLUSH, sql, |_| {
+                    updated = true;
+                    Ok(())
+                })
+                .await?;
+        } else {
+            let mut connection = self.link.checkout(FLUSH).await?;
+            updated = limited(FLUSH, self.flush_with_dead_letters(&mut connection, flush)).await?;
+            self.link.give_back(connection);
+        }
+        if updated { Ok(()) } else { Err(SourceError::Fenced) }
+    }
+}

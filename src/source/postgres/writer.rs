@@ -1,0 +1,78 @@
+//! Writing events, for `outbox-relay emit`: each in a transaction of its own, as an application would.
+
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
+use super::link::Link;
+use super::sql::{Names, literal, quoted};
+use crate::config;
+use crate::source::SourceError;
+
+const INSERT: &str = "cannot insert the event";
+
+/// An event to be written.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// What happened.
+    pub event_type: String,
+    /// The kind of thing it happened to.
+    pub aggregate_type: Option<String>,
+    /// The ordering key.
+    pub aggregate_id: Option<String>,
+    /// JSON text.
+    pub payload: String,
+    /// Header names and values.
+    pub headers: Vec<(String, String)>,
+}
+
+/// Inserts events into an outbox table.
+#[derive(Debug)]
+pub struct Writer {
+    link: Link,
+    table: String,
+    columns: config::Columns,
+}
+
+impl Writer {
+    /// A writer that connects at its first insert.
+    ///
+    /// # Errors
+    /// If the URL can't be read.
+    pub fn new(postgres: &config::Postgres) -> Result<Self, SourceError> {
+        Ok(Self {
+            link: Link::new(super::connect_options(postgres, "emit")?),
+            table: Names::new(&postgres.table, &postgres.columns).table,
+            columns: postgres.columns.clone(),
+        })
+    }
+
+    /// Inserts one event and commits; returns its id.
+    ///
+    /// # Errors
+    /// If the database can't be reached, or refuses the event: its payload is not JSON, for example.
+    pub async fn write(&mut self, event: &NewEvent) -> Result<Uuid, SourceError> {
+        let id = Uuid::now_v7();
+        let sql = self.insert_sql(id, event);
+        self.link.query(INSERT, sql, |_| Ok(())).await?;
+        Ok(id)
+    }
+
+    /// Values stand in the text as literals without a type: the payload's column may be json, jsonb or text.
+    fn insert_sql(&self, id: Uuid, event: &NewEvent) -> String {
+        let headers: BTreeMap<_, _> = event.headers.iter().map(|(name, value)| (name, value)).collect();
+        let headers = (!headers.is_empty()).then(|| serde_json::json!(headers).to_string());
+        let columns = &self.columns;
+        let values = [
+            (Some(&columns.id), Some(id.to_string())),
+            (Some(&columns.event_type), Some(event.event_type.clone())),
+            (Some(&columns.payload), Some(event.payload.clone())),
+            (columns.aggregate_type.as_ref(), event.aggregate_type.clone()),
+            (columns.aggregate_id.as_ref(), event.aggregate_id.clone()),
+            (columns.headers.as_ref(), headers),
+        ];
+        let given = values.into_iter().filter_map(|(column, value)| Some((quoted(column?), literal(&value?))));
+        let (columns, values): (Vec<_>, Vec<_>) = given.unzip();
+        format!("INSERT INTO {} ({}) VALUES ({})", self.table, columns.join(", "), values.join(", "))
+    }
+}

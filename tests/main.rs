@@ -7,6 +7,7 @@ mod delivery;
 mod faults;
 mod guard;
 mod lease;
+mod message;
 mod order;
 mod queries;
 mod support;

@@ -1,0 +1,252 @@
+//! The command line: what it prints where, how it ends, and what it starts (DESIGN: command line).
+
+use std::time::{Duration, Instant};
+
+use crate::support::database::Database;
+use crate::support::eventually::eventually;
+use crate::support::nats;
+use crate::support::port;
+use crate::support::process::Signal;
+use crate::support::relay::{Relay, migrate, run};
+use crate::support::settings::Settings;
+use crate::support::stream::Stream;
+
+/// A configuration that nothing is wrong with and that nothing can be reached by.
+fn unreachable() -> Settings {
+    Settings::of_url(&format!(
+        "postgres://relay:s3cr3t-word@127.0.0.1:{}/none",
+        port::free()
+    ))
+    .set("sinks.events.type", "jetstream")
+    .set(
+        "sinks.events.url",
+        format!("nats://relay:s3cr3t-word@127.0.0.1:{}", port::free()),
+    )
+    .set("sinks.events.subject", "events.{event_type}")
+}
+
+#[test]
+fn check_is_offline_unless_told() {
+    let ended = run(&unreachable(), &["check"]);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    let ended = run(&unreachable(), &["check", "--connect"]);
+    assert!(ended.code.is_some_and(|code| code != 0), "{ended:#?}");
+    for text in [&ended.stdout, &ended.stderr] {
+        assert!(!text.contains("s3cr3t-word"), "a password: {ended:#?}");
+    }
+}
+
+#[test]
+fn check_names_every_error_at_once() {
+    let broken = unreachable()
+        .set("relay.shutdown_timeout", "soon")
+        .set("sources.main.batch_size", 0)
+        .set("sources.main.colour", "red")
+        .set("sinks.events.type", "pigeon")
+        .set("retry.max_delay", "-1s");
+    let ended = run(&broken, &["check"]);
+    assert_eq!(ended.code, Some(78), "{ended:#?}");
+    let said = format!("{}{}", ended.stdout, ended.stderr);
+    for key in [
+        "shutdown_timeout",
+        "batch_size",
+        "colour",
+        "pigeon",
+        "max_delay",
+    ] {
+        assert!(said.contains(key), "{key} is not named:\n{said}");
+    }
+    let started = run(&broken, &[]);
+    assert_eq!(started.code, Some(78), "nothing is started: {started:#?}");
+}
+
+#[test]
+fn usage_errors_end_with_2() {
+    let ended = run(&unreachable(), &["fly"]);
+    assert_eq!(ended.code, Some(2), "{ended:#?}");
+}
+
+#[tokio::test]
+async fn migrate_prints_without_doing_and_can_be_repeated() {
+    let printed = run(&unreachable(), &["migrate", "--print"]);
+    assert_eq!(printed.code, Some(0), "{printed:#?}");
+    for part in ["CREATE TABLE", "outbox_ledger", "GRANT"] {
+        assert!(printed.stdout.contains(part), "{part}:\n{}", printed.stdout);
+    }
+    let database = Database::fresh().await;
+    let settings = Settings::of(&database).set("sinks.events.type", "mock");
+    migrate(&settings);
+    migrate(&settings);
+    database.insert("Counted", None, 1).await;
+    migrate(&settings);
+    let rows: i64 = database.value("SELECT count(*) FROM outbox").await;
+    assert_eq!(rows, 1, "a repeated migrate changes nothing");
+    let triggers: i64 = database
+        .value("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'outbox'::regclass AND NOT tgisinternal")
+        .await;
+    assert_eq!(triggers, 0, "poll mode needs none");
+}
+
+#[tokio::test]
+async fn emit_inserts_events() {
+    let database = Database::fresh().await;
+    let settings = Settings::of(&database).set("sinks.events.type", "mock");
+    migrate(&settings);
+    let ended = run(&settings, &["emit"]);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    let ended = run(&settings, &["emit", "--count", "25"]);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    let rows: i64 = database.value("SELECT count(*) FROM outbox").await;
+    assert_eq!(rows, 26);
+}
+
+#[tokio::test]
+async fn what_cannot_be_reached_is_named_and_tried_again() {
+    let mut relay = Relay::start(&unreachable());
+    let answer = eventually("/readyz says 503", Duration::from_secs(10), async || {
+        relay
+            .get("/readyz")
+            .await
+            .filter(|answer| answer.status == 503)
+    })
+    .await;
+    assert!(
+        answer.body.contains("main"),
+        "it names the source: {}",
+        answer.body
+    );
+    let alive = relay.get("/healthz").await.map(|answer| answer.status);
+    assert_eq!(alive, Some(200), "waiting is not being ill");
+    assert!(relay.exited().is_none());
+    let log = relay.stderr();
+    assert!(
+        !log.contains("s3cr3t-word"),
+        "a password in the log:\n{log}"
+    );
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_sink_that_cannot_be_reached_at_the_start_is_named() {
+    let database = Database::fresh().await;
+    let settings = Settings::of(&database)
+        .set("sinks.away.type", "jetstream")
+        .set(
+            "sinks.away.url",
+            format!("nats://127.0.0.1:{}", port::free()),
+        )
+        .set("sinks.away.subject", "events.{event_type}");
+    migrate(&settings);
+    database.insert("Counted", Some("key"), 10).await;
+    let relay = Relay::start(&settings);
+    eventually(
+        "/readyz names the sink",
+        Duration::from_secs(10),
+        async || {
+            let answer = relay.get("/readyz").await?;
+            (answer.status == 503 && answer.body.contains("away")).then_some(())
+        },
+    )
+    .await;
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_no_dead_broker_longer_than_it_says() {
+    let database = Database::fresh().await;
+    let mut server = nats::PrivateNats::start("").await;
+    let stream = Stream::create(&server.url()).await;
+    let settings = Settings::of(&database)
+        .publishing_to(&stream)
+        .set("relay.shutdown_timeout", "2s");
+    migrate(&settings);
+    let mut relay = Relay::ready(&settings).await;
+    database.insert("Counted", Some("key"), 10).await;
+    stream.await_len(10, Duration::from_secs(10)).await;
+    server.signal(Signal::Stop);
+    database.insert("Counted", Some("key"), 10).await;
+    relay
+        .await_metric("outbox_in_flight", &[], Duration::from_secs(10), |n| {
+            n > 0.0
+        })
+        .await;
+    let begun = Instant::now();
+    relay.signal(Signal::Terminate);
+    let status = relay.exit(Duration::from_secs(10)).await;
+    assert_eq!(status.code(), Some(0));
+    let took = begun.elapsed();
+    assert!(
+        took < Duration::from_secs(5),
+        "{took:?} for a timeout of 2 s"
+    );
+    server.signal(Signal::Continue);
+    server.kill().await;
+}
+
+#[tokio::test]
+async fn a_second_signal_stops_at_once() {
+    let database = Database::fresh().await;
+    let settings = Settings::of(&database)
+        .set("relay.shutdown_timeout", "60s")
+        .set("sinks.slow.type", "mock")
+        .set("sinks.slow.timeout", "120s")
+        .set("sinks.slow.delay", "60s");
+    migrate(&settings);
+    database.insert("Counted", Some("key"), 10).await;
+    let mut relay = Relay::ready(&settings).await;
+    relay
+        .await_metric("outbox_in_flight", &[], Duration::from_secs(10), |n| {
+            n > 0.0
+        })
+        .await;
+    relay.signal(Signal::Terminate);
+    // It is stopping: it waits for the acknowledgement.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(
+        relay.exited().is_none(),
+        "the first signal waits for what is in flight"
+    );
+    relay.signal(Signal::Terminate);
+    relay.exit(Duration::from_secs(3)).await;
+}
+
+#[tokio::test]
+async fn the_endpoints_answer_and_the_metrics_have_their_names() {
+    let database = Database::fresh().await;
+    let stream = Stream::create(&nats::shared()).await;
+    let settings = Settings::of(&database).publishing_to(&stream);
+    migrate(&settings);
+    database.insert("Counted", Some("key"), 10).await;
+    let relay = Relay::ready(&settings).await;
+    stream.await_len(10, Duration::from_secs(10)).await;
+    relay
+        .await_metric("outbox_pending_events", &[], Duration::from_secs(5), |n| {
+            n == 0.0
+        })
+        .await;
+    let labels = ["source=\"main\"", "sink=\"events\""];
+    assert_eq!(
+        relay.metric("outbox_events_published_total", &labels).await,
+        Some(10.0)
+    );
+    for name in [
+        "outbox_publish_attempts_total",
+        "outbox_publish_duration_seconds_count",
+        "outbox_delivery_latency_seconds_count",
+        "outbox_oldest_pending_seconds",
+        "outbox_in_flight",
+        "outbox_parked_events",
+        "outbox_dead_letters",
+        "outbox_sink_available",
+        "outbox_unstored_acknowledgements",
+    ] {
+        assert!(relay.metric(name, &labels).await.is_some(), "{name}");
+    }
+    for name in ["outbox_lease_held", "outbox_holes"] {
+        assert!(relay.metric(name, &[labels[0]]).await.is_some(), "{name}");
+    }
+    assert_eq!(relay.metric("outbox_build_info", &[]).await, Some(1.0));
+    assert_eq!(relay.get("/healthz").await.map(|a| a.status), Some(200));
+    assert_eq!(relay.get("/none").await.map(|a| a.status), Some(404));
+    relay.stop().await;
+}

@@ -1,0 +1,164 @@
+//! Of several relays with one configuration, one publishes; another takes over (DESIGN: owning).
+
+use std::time::{Duration, Instant};
+
+use crate::support::checker::check;
+use crate::support::database::Database;
+use crate::support::eventually::{eventually, throughout};
+use crate::support::nats;
+use crate::support::process::Signal;
+use crate::support::relay::{Relay, migrate};
+use crate::support::report::report;
+use crate::support::settings::Settings;
+use crate::support::stream::Stream;
+use crate::support::writers::{Load, Writers};
+
+/// What the lease lasts without renewal.
+const TTL: Duration = Duration::from_secs(10);
+/// What a busy machine may add to a time that is stated.
+const SLACK: Duration = Duration::from_secs(8);
+
+async fn holds_lease(relay: &Relay) -> bool {
+    relay.metric("outbox_lease_held", &[]).await == Some(1.0)
+}
+
+async fn await_lease(relay: &Relay, within: Duration) {
+    eventually("the relay holds the lease", within, async || {
+        holds_lease(relay).await.then_some(())
+    })
+    .await;
+}
+
+/// An active relay and one that stands by.
+async fn pair(settings: &Settings) -> (Relay, Relay) {
+    let active = Relay::ready(settings).await;
+    await_lease(&active, Duration::from_secs(5)).await;
+    let standby = Relay::ready(settings).await;
+    (active, standby)
+}
+
+/// The database, its stream and a configuration for any number of relays.
+async fn setting() -> (Database, Stream, Settings) {
+    let database = Database::fresh().await;
+    let stream = Stream::create_forgetful(&nats::shared()).await;
+    let settings = Settings::of(&database).publishing_to(&stream);
+    migrate(&settings);
+    (database, stream, settings)
+}
+
+fn gentle() -> Load {
+    Load {
+        writers: 4,
+        pause: Duration::from_millis(20),
+        large_every: 100_000,
+        ..Load::default()
+    }
+}
+
+#[tokio::test]
+async fn one_of_two_publishes_and_a_stop_hands_over_at_once() {
+    let (database, stream, settings) = setting().await;
+    let (active, standby) = pair(&settings).await;
+    let writers = Writers::start(&database, gentle()).await;
+    throughout("one holds the lease", Duration::from_secs(3), async || {
+        holds_lease(&active).await && !holds_lease(&standby).await
+    })
+    .await;
+    let stopped = Instant::now();
+    active.stop().await;
+    await_lease(&standby, Duration::from_secs(5)).await;
+    report!("handed over {:?} after SIGTERM", stopped.elapsed());
+    let record = writers.stop().await;
+    stream
+        .await_ids(&record.ids(), Duration::from_secs(20))
+        .await;
+    standby.stop().await;
+    let figures = check("handed over", &record, &stream.deliveries().await);
+    assert_eq!(figures.duplicates, 0, "a hand-over repeats nothing");
+}
+
+#[tokio::test]
+async fn a_killed_relay_is_followed_when_its_lease_has_ended() {
+    let (database, stream, settings) = setting().await;
+    let (active, standby) = pair(&settings).await;
+    let writers = Writers::start(&database, gentle()).await;
+    eventually("the first publishes", SLACK, async || {
+        (stream.len().await > 100).then_some(())
+    })
+    .await;
+    let killed = Instant::now();
+    active.kill().await;
+    await_lease(&standby, TTL + SLACK).await;
+    let after = killed.elapsed();
+    report!("taken over {after:?} after SIGKILL");
+    assert!(
+        after > TTL - Duration::from_secs(4),
+        "it had renewed its lease at most 3 s before, so {after:?} is too early"
+    );
+    let record = writers.stop().await;
+    stream
+        .await_ids(&record.ids(), Duration::from_secs(20))
+        .await;
+    standby.stop().await;
+    check("taken over", &record, &stream.deliveries().await);
+}
+
+#[tokio::test]
+async fn a_relay_that_wakes_after_its_lease_writes_no_ledger() {
+    let (database, stream, settings) = setting().await;
+    let (paused, standby) = pair(&settings).await;
+    database.insert("Before", Some("key"), 500).await;
+    // In the middle of its work, with acknowledgements that no ledger has yet.
+    eventually("the first publishes", SLACK, async || {
+        (stream.len().await > 0).then_some(())
+    })
+    .await;
+    paused.signal(Signal::Stop);
+    await_lease(&standby, TTL + SLACK).await;
+    stream.await_len(500, SLACK).await;
+    database.insert("Between", Some("key"), 100).await;
+    stream.await_len(600, SLACK).await;
+    let token = "SELECT token::text FROM outbox_ledger";
+    let owner: String = database.value(token).await;
+
+    paused.signal(Signal::Continue);
+    throughout("the second stays", Duration::from_secs(4), async || {
+        holds_lease(&standby).await && database.value::<String>(token).await == owner
+    })
+    .await;
+    eventually("the first knows it has lost", SLACK, async || {
+        (!holds_lease(&paused).await).then_some(())
+    })
+    .await;
+    database.insert("After", Some("key"), 100).await;
+    eventually("the ledger has everything", SLACK, async || {
+        let unstored: i64 = database
+            .value(
+                "SELECT count(*) FROM outbox, outbox_ledger WHERE NOT outbox.seq <@ outbox_ledger.delivered",
+            )
+            .await;
+        (unstored == 0).then_some(())
+    })
+    .await;
+    let deliveries = stream.deliveries().await;
+    let after = deliveries
+        .iter()
+        .filter(|delivery| delivery.subject == stream.subject("After"));
+    assert_eq!(after.count(), 100, "one of them publishes");
+    paused.stop().await;
+    standby.stop().await;
+}
+
+#[tokio::test]
+async fn a_standby_is_ready_and_says_that_it_stands_by() {
+    let (_database, _stream, settings) = setting().await;
+    let (active, standby) = pair(&settings).await;
+    throughout("both are ready", Duration::from_secs(2), async || {
+        let status = async |relay: &Relay| relay.get("/readyz").await.map(|answer| answer.status);
+        status(&active).await == Some(200) && status(&standby).await == Some(200)
+    })
+    .await;
+    assert_eq!(standby.metric("outbox_lease_held", &[]).await, Some(0.0));
+    standby.stop().await;
+    active.stop().await;
+}

@@ -1,0 +1,14 @@
+//! Tests of the program from outside: the built binary between real servers, one module per promise.
+//!
+//! `tests/run` starts what they need; see `support` for the pieces.
+
+mod cli;
+mod delivery;
+mod faults;
+mod guard;
+mod lease;
+mod message;
+mod order;
+mod queries;
+mod support;
+mod tls;

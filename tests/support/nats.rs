@@ -1,0 +1,84 @@
+//! NATS servers with JetStream.
+
+use std::time::Duration;
+
+use super::eventually::eventually;
+use super::http;
+use super::port;
+use super::process::{Process, Signal, User, command};
+use super::temporary::TemporaryFolder;
+
+/// The URL of the server that `tests/run` started.
+pub(crate) fn shared() -> String {
+    std::env::var("OUTBOX_TEST_NATS").expect(
+        "NATS for the tests is missing: run tests/run, or set OUTBOX_TEST_NATS to the URL of a server with JetStream",
+    )
+}
+
+/// A server with its own port and store: to be killed, frozen and restarted.
+#[derive(Debug)]
+pub(crate) struct PrivateNats {
+    process: Option<Process>,
+    pub(crate) port: u16,
+    monitor: u16,
+    extra: String,
+    folder: TemporaryFolder,
+}
+
+impl PrivateNats {
+    /// A running server; `extra` goes into its configuration file.
+    pub(crate) async fn start(extra: &str) -> Self {
+        let mut server = Self {
+            process: None,
+            port: port::free(),
+            monitor: port::free(),
+            extra: extra.to_owned(),
+            folder: TemporaryFolder::new("nats"),
+        };
+        server.start_again().await;
+        server
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Starts it on its port with its store, and returns when JetStream is there.
+    pub(crate) async fn start_again(&mut self) {
+        let configuration = format!(
+            "listen: 127.0.0.1:{}\nhttp: 127.0.0.1:{}\njetstream {{ store_dir: {:?} }}\n{}\n",
+            self.port,
+            self.monitor,
+            self.folder.path().join("store"),
+            self.extra
+        );
+        let file = self.folder.write("nats.conf", configuration);
+        let mut process = Process::start(
+            command(User::Same, "nats-server").arg("-c").arg(file),
+            self.folder.path().join("log"),
+        );
+        let monitor = self.monitor;
+        eventually("NATS starts", Duration::from_secs(10), async || {
+            process.assert_running();
+            let answer = http::get(monitor, "/healthz").await?;
+            (answer.status == 200).then_some(())
+        })
+        .await;
+        self.process = Some(process);
+    }
+
+    /// `kill -9`.
+    pub(crate) async fn kill(&mut self) {
+        let mut process = self.process.take().expect("a running server");
+        process.signal(Signal::Kill);
+        process.exit(Duration::from_secs(5)).await;
+    }
+
+    /// Freezes it (`Stop`) or lets it go on (`Continue`).
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.process
+            .as_ref()
+            .expect("a running server")
+            .signal(signal);
+    }
+}

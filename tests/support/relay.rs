@@ -1,0 +1,204 @@
+//! The program under test, as a process.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::eventually::eventually;
+use super::http;
+use super::port;
+use super::process::{Process, Signal, User, command};
+use super::settings::Settings;
+use super::temporary::TemporaryFolder;
+
+/// The built binary.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_outbox-relay");
+
+/// How a command ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// The exit code; `None`: by a signal.
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Runs a command to its end, with a configuration file.
+pub(crate) fn run(settings: &Settings, arguments: &[&str]) -> Ended {
+    let folder = TemporaryFolder::new("command");
+    let file = folder.write("outbox.toml", settings.toml());
+    let mut command = program();
+    let output = command
+        .args(arguments)
+        .arg("--config")
+        .arg(file)
+        .stdin(Stdio::null())
+        .output()
+        .expect("run the relay's binary");
+    Ended {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Creates the tables.
+pub(crate) fn migrate(settings: &Settings) {
+    let ended = run(settings, &["migrate"]);
+    assert_eq!(ended.code, Some(0), "migrate: {ended:#?}");
+}
+
+/// The binary without what the machine's environment would add to its configuration.
+fn program() -> Command {
+    let mut command = command(User::Same, PROGRAM);
+    command.env_clear();
+    for name in ["PATH", "HOME", "TMPDIR"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command
+}
+
+/// A running relay. Killed on drop; what it logged is printed if the test fails.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    process: Process,
+    admin: u16,
+    stdout: Arc<Mutex<Vec<String>>>,
+    _folder: TemporaryFolder,
+}
+
+impl Relay {
+    /// Starts it with an admin port of its own.
+    pub(crate) fn start(settings: &Settings) -> Self {
+        let folder = TemporaryFolder::new("relay");
+        let admin = port::free();
+        let settings = settings
+            .clone()
+            .set("admin.listen", format!("127.0.0.1:{admin}"));
+        let file = folder.write("outbox.toml", settings.toml());
+        let mut command = program();
+        command.arg("--config").arg(file).stdout(Stdio::piped());
+        // Colours would stand between a test and the words it looks for.
+        command.env("NO_COLOR", "1");
+        let mut process = Process::start(&mut command, folder.path().join("stderr"));
+        let stdout = Arc::default();
+        let pipe = process.take_stdout().expect("a pipe");
+        let lines = Arc::clone(&stdout);
+        std::thread::spawn(move || collect(pipe, &lines));
+        Self {
+            process,
+            admin,
+            stdout,
+            _folder: folder,
+        }
+    }
+
+    /// Starts it and waits until `/readyz` says so.
+    pub(crate) async fn ready(settings: &Settings) -> Self {
+        let mut relay = Self::start(settings);
+        relay.await_ready().await;
+        relay
+    }
+
+    pub(crate) async fn await_ready(&mut self) {
+        eventually("the relay is ready", Duration::from_secs(20), async || {
+            self.process.assert_running();
+            (self.get("/readyz").await?.status == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// The answer of an endpoint, if there is one.
+    pub(crate) async fn get(&self, path: &str) -> Option<http::Answer> {
+        http::get(self.admin, path).await
+    }
+
+    /// The sum of a metric's samples that carry all of these `label="value"` pairs; `None` if there is none.
+    pub(crate) async fn metric(&self, name: &str, labels: &[&str]) -> Option<f64> {
+        let answer = self.get("/metrics").await?;
+        sum(&answer.body, name, labels)
+    }
+
+    /// Waits for a metric to satisfy a condition.
+    pub(crate) async fn await_metric(
+        &self,
+        name: &str,
+        labels: &[&str],
+        within: Duration,
+        condition: impl Fn(f64) -> bool,
+    ) {
+        let what = format!("{name} {labels:?} is as expected");
+        eventually(&what, within, async || {
+            condition(self.metric(name, labels).await?).then_some(())
+        })
+        .await;
+    }
+
+    /// Lines of standard output so far.
+    pub(crate) fn stdout(&self) -> Vec<String> {
+        self.stdout.lock().expect("the reader lives").clone()
+    }
+
+    /// Standard error so far.
+    pub(crate) fn stderr(&self) -> String {
+        self.process.log()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    pub(crate) async fn exit(&mut self, within: Duration) -> ExitStatus {
+        self.process.exit(within).await
+    }
+
+    pub(crate) fn exited(&mut self) -> Option<ExitStatus> {
+        self.process.exited()
+    }
+
+    /// `SIGTERM`, and a clean exit.
+    pub(crate) async fn stop(mut self) {
+        self.signal(Signal::Terminate);
+        let status = self.exit(Duration::from_secs(15)).await;
+        assert_eq!(status.code(), Some(0), "a stop is a clean exit");
+    }
+
+    /// `SIGKILL`.
+    pub(crate) async fn kill(mut self) {
+        self.signal(Signal::Kill);
+        self.exit(Duration::from_secs(5)).await;
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.stderr();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines.len().saturating_sub(60);
+            eprintln!("--- the relay's log:\n{}\n---", lines[tail..].join("\n"));
+        }
+    }
+}
+
+fn collect(pipe: std::process::ChildStdout, lines: &Mutex<Vec<String>>) {
+    for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+        lines.lock().expect("nobody panics with it").push(line);
+    }
+}
+
+fn sum(exposition: &str, name: &str, labels: &[&str]) -> Option<f64> {
+    let samples: Vec<f64> = exposition
+        .lines()
+        .filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let (metric, given) = series.split_once('{').unwrap_or((series, ""));
+            let wanted = metric == name && labels.iter().all(|label| given.contains(label));
+            wanted.then(|| value.parse().ok())?
+        })
+        .collect();
+    (!samples.is_empty()).then(|| samples.iter().sum())
+}

@@ -14,7 +14,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::metrics::{BUILD_INFO, DELIVERY_LATENCY, DURATION_BUCKETS, FLUSH_DURATION, PUBLISH_DURATION};
+use crate::metrics::{
+    BUILD_INFO, DELIVERY_LATENCY, DURATION_BUCKETS, FLUSH_DURATION, PUBLISH_DURATION,
+};
 use crate::status::Status;
 
 /// How often the recorder tidies up what nobody has scraped.
@@ -78,7 +80,9 @@ impl Admin {
             router = router.merge(probes);
         }
         if let Some(recorder) = self.recorder {
-            let metrics = Router::new().route("/metrics", get(metrics)).with_state(recorder.clone());
+            let metrics = Router::new()
+                .route("/metrics", get(metrics))
+                .with_state(recorder.clone());
             router = router.merge(metrics);
             tokio::spawn(upkeep(recorder, stop.clone()));
         }
@@ -120,7 +124,10 @@ async fn readyz(State(status): State<Status>) -> impl IntoResponse {
 }
 
 async fn metrics(State(recorder): State<PrometheusHandle>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], recorder.render())
+    (
+        [(CONTENT_TYPE, "text/plain; version=0.0.4")],
+        recorder.render(),
+    )
 }
 
 fn verdict(problems: &[String]) -> (StatusCode, String) {

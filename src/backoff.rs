@@ -61,7 +61,10 @@ mod tests {
         for (failures, longest) in [(0, 1), (1, 2), (2, 4), (3, 8), (4, 8), (u32::MAX, 8)] {
             let longest = Duration::from_secs(longest);
             let delay = delay(initial, max, failures);
-            assert!(delay <= longest && delay >= longest / 2, "{failures}: {delay:?}");
+            assert!(
+                delay <= longest && delay >= longest / 2,
+                "{failures}: {delay:?}"
+            );
         }
     }
 }

@@ -1,16 +1,16 @@
 //! A transactional outbox relay.
 
+pub mod admin;
 mod backoff;
-mod admin;
 pub mod cli;
 pub mod config;
 pub mod envelope;
 pub mod error;
 pub mod event;
 mod excerpt;
+pub mod exit;
 #[cfg(test)]
 mod fixture;
-pub mod exit;
 pub mod lease;
 pub mod ledger;
 pub mod metrics;

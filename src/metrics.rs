@@ -1,6 +1,9 @@
 //! Names of metrics and labels, one place for all of them, and the handles that pipelines record to.
 
-use metrics::{Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
+};
 
 /// Label: the source's name.
 pub const SOURCE: &str = "source";
@@ -48,27 +51,64 @@ pub const BUILD_INFO: &str = "outbox_build_info";
 
 /// Upper bounds of the buckets of durations, in seconds.
 pub const DURATION_BUCKETS: &[f64] = &[
-    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    60.0, 300.0,
 ];
 
 /// Tells the recorder what each metric means.
 pub fn describe() {
-    describe_counter!(EVENTS_PUBLISHED, "Events that the sink's broker acknowledged.");
+    describe_counter!(
+        EVENTS_PUBLISHED,
+        "Events that the sink's broker acknowledged."
+    );
     describe_counter!(PUBLISH_ATTEMPTS, "Attempts to publish, by outcome.");
-    describe_histogram!(PUBLISH_DURATION, Unit::Seconds, "From an attempt's begin to the broker's answer.");
-    describe_histogram!(DELIVERY_LATENCY, Unit::Seconds, "From created_at to the broker's acknowledgement.");
+    describe_histogram!(
+        PUBLISH_DURATION,
+        Unit::Seconds,
+        "From an attempt's begin to the broker's answer."
+    );
+    describe_histogram!(
+        DELIVERY_LATENCY,
+        Unit::Seconds,
+        "From created_at to the broker's acknowledgement."
+    );
     describe_gauge!(PENDING_EVENTS, "Events not yet acknowledged, at most.");
-    describe_gauge!(OLDEST_PENDING, Unit::Seconds, "Age of the oldest event read and not acknowledged.");
-    describe_gauge!(IN_FLIGHT, "Events handed to the broker and not yet answered.");
-    describe_gauge!(PARKED_EVENTS, "Events that wait for a retry or behind one of their key that does.");
+    describe_gauge!(
+        OLDEST_PENDING,
+        Unit::Seconds,
+        "Age of the oldest event read and not acknowledged."
+    );
+    describe_gauge!(
+        IN_FLIGHT,
+        "Events handed to the broker and not yet answered."
+    );
+    describe_gauge!(
+        PARKED_EVENTS,
+        "Events that wait for a retry or behind one of their key that does."
+    );
     describe_counter!(RETRIES, "Further attempts after a rejection or an outage.");
-    describe_gauge!(DEAD_LETTERS, "Events that became dead letters since the relay started.");
-    describe_gauge!(SINK_AVAILABLE, "1 while the broker answers, 0 during an outage.");
-    describe_gauge!(UNSTORED, "Acknowledgements that the stored ledger has no room for.");
+    describe_gauge!(
+        DEAD_LETTERS,
+        "Events that became dead letters since the relay started."
+    );
+    describe_gauge!(
+        SINK_AVAILABLE,
+        "1 while the broker answers, 0 during an outage."
+    );
+    describe_gauge!(
+        UNSTORED,
+        "Acknowledgements that the stored ledger has no room for."
+    );
     describe_histogram!(FLUSH_DURATION, Unit::Seconds, "Storing the ledger.");
     describe_counter!(WAKEUPS, "Reads of the outbox table, by cause.");
-    describe_gauge!(LEASE_HELD, "1 while this relay holds the lease of the source.");
-    describe_gauge!(HOLES, "Ranges of seq below the highest seen that are neither seen nor closed.");
+    describe_gauge!(
+        LEASE_HELD,
+        "1 while this relay holds the lease of the source."
+    );
+    describe_gauge!(
+        HOLES,
+        "Ranges of seq below the highest seen that are neither seen nor closed."
+    );
     describe_gauge!(BUILD_INFO, "Always 1; its labels say which build this is.");
 }
 
@@ -114,7 +154,8 @@ impl PipelineMetrics {
             labels.push((OUTCOME, outcome.to_owned()));
             counter!(PUBLISH_ATTEMPTS, &labels)
         };
-        let wakeups = |cause: &'static str| counter!(WAKEUPS, SOURCE => source.to_owned(), CAUSE => cause);
+        let wakeups =
+            |cause: &'static str| counter!(WAKEUPS, SOURCE => source.to_owned(), CAUSE => cause);
         Self {
             published: counter!(EVENTS_PUBLISHED, &pipeline),
             acknowledged: attempts("acknowledged"),

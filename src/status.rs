@@ -91,7 +91,9 @@ impl Status {
                 SourceState::Connecting { error: Some(error) } => {
                     obstacles.push(format!("source {source}: {error}"));
                 }
-                SourceState::Halted { reason } => obstacles.push(format!("source {source}: {reason}")),
+                SourceState::Halted { reason } => {
+                    obstacles.push(format!("source {source}: {reason}"))
+                }
             }
         }
         for ((source, sink), pipeline) in &*locked(&self.pipelines) {
@@ -118,8 +120,12 @@ impl Status {
         let pipelines = locked(&self.pipelines);
         let stuck = pipelines.iter().filter_map(|((source, sink), pipeline)| {
             let silent = locked(&pipeline.state).beat_at.elapsed();
-            (silent >= BEAT_LIMIT)
-                .then(|| format!("pipeline {source} to {sink}: no sign of life for {} s", silent.as_secs()))
+            (silent >= BEAT_LIMIT).then(|| {
+                format!(
+                    "pipeline {source} to {sink}: no sign of life for {} s",
+                    silent.as_secs()
+                )
+            })
         });
         stuck.collect()
     }
@@ -141,7 +147,10 @@ impl PipelineStatus {
     /// The broker does not answer.
     pub fn sink_is_away(&self, error: &str) {
         let mut state = locked(&self.state);
-        let since = state.sink_away.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+        let since = state
+            .sink_away
+            .as_ref()
+            .map_or_else(Instant::now, |(since, _)| *since);
         state.sink_away = Some((since, error.to_owned()));
     }
 

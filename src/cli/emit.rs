@@ -59,15 +59,29 @@ pub(super) async fn run(config: &Config, args: &Args) -> Result<(), BoxError> {
 }
 
 fn kind<'a>(config: &'a Config, source: Option<&str>) -> Result<&'a SourceKind, BoxError> {
-    let names = || config.sources.keys().cloned().collect::<Vec<_>>().join(", ");
+    let names = || {
+        config
+            .sources
+            .keys()
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     let source = match source {
         Some(name) => config.sources.get(name).ok_or_else(|| {
-            format!("--source: there is no source {name} in the configuration, only {}", names())
+            format!(
+                "--source: there is no source {name} in the configuration, only {}",
+                names()
+            )
         })?,
         None if config.sources.len() > 1 => {
             return Err(format!("--source: say which one of {}", names()).into());
         }
-        None => config.sources.values().next().ok_or("the configuration has no source")?,
+        None => config
+            .sources
+            .values()
+            .next()
+            .ok_or("the configuration has no source")?,
     };
     Ok(&source.kind)
 }
@@ -87,7 +101,9 @@ async fn emit(kind: &SourceKind, args: &Args) -> Result<(), BoxError> {
         if let Some(ticks) = &mut ticks {
             ticks.tick().await;
         }
-        let key = args.keys.map(|keys| format!("key-{}", number % keys.max(1)));
+        let key = args
+            .keys
+            .map(|keys| format!("key-{}", number % keys.max(1)));
         let event = NewEvent {
             event_type: args.event_type.clone(),
             aggregate_type: args.aggregate_type.clone(),

@@ -65,7 +65,11 @@ pub fn main() -> Exit {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Clean };
+            let exit = if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Clean
+            };
             // Nobody is left to tell if this can't be printed.
             error.print().ok();
             return exit;
@@ -73,8 +77,13 @@ pub fn main() -> Exit {
     };
     telemetry::init(cli.log_format);
     // One crypto provider for every connection. It fails only if there is one already.
-    rustls::crypto::ring::default_provider().install_default().ok();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .ok();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return failed(Failure::Other(error.into())),
     };
@@ -84,8 +93,11 @@ pub fn main() -> Exit {
 }
 
 async fn execute(cli: Cli) -> Result<(), Failure> {
-    let command = cli.command.unwrap_or_else(|| Command::Run(run::Args::default()));
-    let loaded = Config::load(cli.config.as_deref(), &Overrides::none()).map_err(Failure::Config)?;
+    let command = cli
+        .command
+        .unwrap_or_else(|| Command::Run(run::Args::default()));
+    let loaded =
+        Config::load(cli.config.as_deref(), &Overrides::none()).map_err(Failure::Config)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }

@@ -22,7 +22,12 @@ impl KeyPath {
 
     /// The path of `names`, each a key of the table before.
     pub(super) fn of<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
-        Self(names.into_iter().map(|name| Segment::Key(name.to_owned())).collect())
+        Self(
+            names
+                .into_iter()
+                .map(|name| Segment::Key(name.to_owned()))
+                .collect(),
+        )
     }
 
     /// The key `name` of the table at this path.
@@ -227,7 +232,9 @@ mod tests {
 
     #[test]
     fn paths_read_as_toml_writes_them() {
-        let path = KeyPath::of(["sinks", "my.sink", "list"]).index(2).key("x\n");
+        let path = KeyPath::of(["sinks", "my.sink", "list"])
+            .index(2)
+            .key("x\n");
         assert_eq!(path.to_string(), r#"sinks."my.sink".list[2]."x\n""#);
     }
 
@@ -244,13 +251,19 @@ mod tests {
             from,
         };
         let cases = [
-            (file(Some("x.toml"), Some(3), vec![]), "x.toml:3: a.b: wrong"),
+            (
+                file(Some("x.toml"), Some(3), vec![]),
+                "x.toml:3: a.b: wrong",
+            ),
             (file(None, Some(3), vec![]), "line 3: a.b: wrong"),
             (
                 file(None, Some(3), vec!["${X}".to_owned()]),
                 "line 3: a.b: wrong (the value is made of ${X})",
             ),
-            (Place::Variable("V".to_owned()), "environment variable V (a.b): wrong"),
+            (
+                Place::Variable("V".to_owned()),
+                "environment variable V (a.b): wrong",
+            ),
             (Place::Flag("--f".to_owned()), "--f (a.b): wrong"),
             (Place::Nowhere, "a.b: wrong"),
         ];

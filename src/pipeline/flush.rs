@@ -34,7 +34,10 @@ impl Ledger {
 
     /// The broker acknowledged `seq`, or a route skips it.
     pub(super) fn delivered(&mut self, seq: i64) {
-        debug_assert!(!self.delivered.contains(seq), "{seq} was delivered twice in one session");
+        debug_assert!(
+            !self.delivered.contains(seq),
+            "{seq} was delivered twice in one session"
+        );
         self.delivered.insert(seq);
         self.dirty = true;
     }
@@ -49,7 +52,8 @@ impl Ledger {
         // Looking once more is a safeguard, and the newest holes are the ones to doubt.
         let excess = self.closed.len().saturating_sub(MAX_STORED_RANGES);
         let oldest_kept = self.closed.iter().nth(excess).map(|(first, _)| first);
-        self.closed.remove_range(i64::MIN, oldest_kept.unwrap_or(i64::MIN));
+        self.closed
+            .remove_range(i64::MIN, oldest_kept.unwrap_or(i64::MIN));
         self.dirty = true;
     }
 
@@ -77,7 +81,9 @@ impl Ledger {
             self.delivered.stored(MAX_STORED_RANGES)
         } else {
             let mut with_dead = self.delivered.clone();
-            dead_letters.iter().for_each(|letter| with_dead.insert(letter.event.seq));
+            dead_letters
+                .iter()
+                .for_each(|letter| with_dead.insert(letter.event.seq));
             with_dead.stored(MAX_STORED_RANGES)
         };
         Pending {
@@ -138,7 +144,13 @@ mod tests {
         ledger.flush_failed(pending);
         assert!(ledger.has_refused() && ledger.is_dirty());
         let pending = ledger.begin_flush();
-        assert_eq!((pending.flush.delivered.as_str(), pending.flush.dead_letters.len()), ("{[1,4)}", 1));
+        assert_eq!(
+            (
+                pending.flush.delivered.as_str(),
+                pending.flush.dead_letters.len()
+            ),
+            ("{[1,4)}", 1)
+        );
         ledger.flushed(&pending);
         assert_eq!(ledger.begin_flush().flush.delivered, "{[1,4)}");
     }

@@ -137,14 +137,21 @@ mod tests {
             service.clone().oneshot(numbered(seq)).await.ok();
         }
         let text = handle.render();
-        for (outcome, count) in
-            [("acknowledged", 1), ("skipped", 1), ("rejected", 1), ("invalid", 1), ("unavailable", 2)]
-        {
+        for (outcome, count) in [
+            ("acknowledged", 1),
+            ("skipped", 1),
+            ("rejected", 1),
+            ("invalid", 1),
+            ("unavailable", 2),
+        ] {
             let line = format!(
                 "outbox_publish_attempts_total{{source=\"a\",sink=\"b\",outcome=\"{outcome}\"}} {count}"
             );
             assert!(text.contains(&line), "{line} is not in\n{text}");
         }
-        assert!(text.contains("outbox_events_published_total{source=\"a\",sink=\"b\"} 1"), "{text}");
+        assert!(
+            text.contains("outbox_events_published_total{source=\"a\",sink=\"b\"} 1"),
+            "{text}"
+        );
     }
 }

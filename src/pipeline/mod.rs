@@ -55,7 +55,10 @@ where
         // Around a single attempt: an acknowledgement that got lost must not hold its key for ever.
         .timeout(limit)
         // Innermost, so that everything above it speaks of events and only the sink speaks of messages.
-        .layer(RoutingLayer::new(Router::new(config, routing), config.envelope.clone()))
+        .layer(RoutingLayer::new(
+            Router::new(config, routing),
+            config.envelope.clone(),
+        ))
         .service(sink);
     BoxCloneSyncService::new(service)
 }

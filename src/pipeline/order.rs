@@ -207,7 +207,10 @@ impl Gate {
     }
 
     fn key(&self, event: &Event) -> Option<u64> {
-        event.aggregate_id.as_ref().map(|key| self.hasher.hash_one(key))
+        event
+            .aggregate_id
+            .as_ref()
+            .map(|key| self.hasher.hash_one(key))
     }
 }
 
@@ -221,17 +224,24 @@ mod tests {
     #[test]
     fn a_parked_key_keeps_its_successors_as_numbers() {
         let mut gate = Gate::default();
-        let Admission::Go(first) = gate.admit(keyed(1, "a")) else { panic!("the key is free") };
+        let Admission::Go(first) = gate.admit(keyed(1, "a")) else {
+            panic!("the key is free")
+        };
         assert!(matches!(gate.admit(keyed(2, "a")), Admission::Waits));
         assert!(matches!(gate.admit(keyed(3, "b")), Admission::Go(_)));
         assert_eq!(gate.park(&first), [keyed(2, "a")]);
-        assert!(matches!(gate.admit(keyed(4, "a")), Admission::WaitsUnloaded));
+        assert!(matches!(
+            gate.admit(keyed(4, "a")),
+            Admission::WaitsUnloaded
+        ));
         assert_eq!(gate.unloaded(), 2);
         gate.resume(&first);
         assert!(gate.release(&first).is_none());
         assert_eq!(gate.wanted(10), [2, 4]);
         assert!(matches!(gate.fetched(keyed(4, "a")), Ok(None)));
-        let Ok(Some(second)) = gate.fetched(keyed(2, "a")) else { panic!("it is next") };
+        let Ok(Some(second)) = gate.fetched(keyed(2, "a")) else {
+            panic!("it is next")
+        };
         assert_eq!(gate.release(&second).map(|event| event.seq), Some(4));
         assert_eq!(gate.unloaded(), 0);
     }
@@ -239,13 +249,17 @@ mod tests {
     #[test]
     fn a_row_that_is_gone_holds_nobody_back() {
         let mut gate = Gate::default();
-        let Admission::Go(first) = gate.admit(keyed(1, "a")) else { panic!("the key is free") };
+        let Admission::Go(first) = gate.admit(keyed(1, "a")) else {
+            panic!("the key is free")
+        };
         gate.park(&first);
         gate.admit(keyed(2, "a"));
         gate.admit(keyed(3, "a"));
         assert!(gate.release(&first).is_none());
         assert!(gate.gone(2).is_none());
-        let Ok(Some(third)) = gate.fetched(keyed(3, "a")) else { panic!("it is next") };
+        let Ok(Some(third)) = gate.fetched(keyed(3, "a")) else {
+            panic!("it is next")
+        };
         assert!(gate.release(&third).is_none());
         assert!(matches!(gate.admit(keyed(5, "a")), Admission::Go(_)));
     }

@@ -180,7 +180,11 @@ impl State {
                     counts.outages = counts.outages.saturating_add(1);
                 }
                 let first = FIRST_PROBE.min(self.policy.initial_delay);
-                let probe_after = delay(first, self.policy.max_delay, counts.outages.saturating_sub(1));
+                let probe_after = delay(
+                    first,
+                    self.policy.max_delay,
+                    counts.outages.saturating_sub(1),
+                );
                 Verdict::Outage { probe_after, error }
             }
             Meaning::Rejected => {
@@ -192,7 +196,11 @@ impl State {
                     counts.rejections.remove(&seq);
                     return Verdict::Dead { attempts, error };
                 }
-                let after = delay(self.policy.initial_delay, self.policy.max_delay, attempts - 1);
+                let after = delay(
+                    self.policy.initial_delay,
+                    self.policy.max_delay,
+                    attempts - 1,
+                );
                 Verdict::Retry { after, error }
             }
             Meaning::Invalid => {
@@ -233,7 +241,9 @@ mod tests {
         let mut service = RetryLayer::new(POLICY).layer(Unboxed(inner));
         let mut verdicts = Vec::new();
         for result in results {
-            std::future::poll_fn(|cx| service.poll_ready(cx)).await.expect("infallible");
+            std::future::poll_fn(|cx| service.poll_ready(cx))
+                .await
+                .expect("infallible");
             let attempt = service.call(numbered(7));
             let (_, answer) = handle.next_request().await.expect("a call");
             match result {
@@ -254,16 +264,19 @@ mod tests {
         type Future = futures::future::BoxFuture<'static, Result<Routed, PublishError>>;
 
         fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PublishError>> {
-            self.0.poll_ready(cx).map_err(|_| PublishError::unavailable("mock"))
+            self.0
+                .poll_ready(cx)
+                .map_err(|_| PublishError::unavailable("mock"))
         }
 
         fn call(&mut self, event: Arc<Event>) -> Self::Future {
             let call = self.0.call(event);
             Box::pin(async {
-                call.await.map_err(|error| match error.downcast::<PublishError>() {
-                    Ok(error) => *error,
-                    Err(other) => PublishError::unavailable("mock").caused_by(other),
-                })
+                call.await
+                    .map_err(|error| match error.downcast::<PublishError>() {
+                        Ok(error) => *error,
+                        Err(other) => PublishError::unavailable("mock").caused_by(other),
+                    })
             })
         }
     }
@@ -272,9 +285,21 @@ mod tests {
     async fn rejections_use_up_attempts_and_outages_do_not() {
         let rejected = || Err(PublishError::rejected("no"));
         let away = || Err(PublishError::unavailable("away"));
-        let seen = verdicts(vec![rejected(), away(), away(), away(), rejected(), rejected()]).await;
+        let seen = verdicts(vec![
+            rejected(),
+            away(),
+            away(),
+            away(),
+            rejected(),
+            rejected(),
+        ])
+        .await;
         assert!(matches!(seen[0], Verdict::Retry { after, .. } if after <= Duration::from_secs(1)));
-        assert!(seen[1..4].iter().all(|verdict| matches!(verdict, Verdict::Outage { .. })));
+        assert!(
+            seen[1..4]
+                .iter()
+                .all(|verdict| matches!(verdict, Verdict::Outage { .. }))
+        );
         assert!(matches!(seen[4], Verdict::Retry { after, .. } if after >= Duration::from_secs(1)));
         assert!(matches!(seen[5], Verdict::Dead { attempts: 3, .. }));
     }

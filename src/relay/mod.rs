@@ -81,7 +81,9 @@ impl Relay {
                         stop: stop.clone(),
                     };
                     let name = name.clone();
-                    tasks.spawn(async move { task.run().await.map_err(|error| failed(name, error)) });
+                    tasks.spawn(
+                        async move { task.run().await.map_err(|error| failed(name, error)) },
+                    );
                 }
                 Err(error) => {
                     outcome = Err(failed(name.clone(), error));
@@ -109,7 +111,9 @@ impl Relay {
 /// Never: a validated configuration has every source that it names.
 pub fn open(config: &Config, name: &str) -> Result<Arc<dyn Source>, SourceError> {
     let Some(source) = config.sources.get(name) else {
-        return Err(SourceError::Refused(format!("there is no source {name} in the configuration")));
+        return Err(SourceError::Refused(format!(
+            "there is no source {name} in the configuration"
+        )));
     };
     match &source.kind {
         #[cfg(feature = "postgres")]

@@ -16,7 +16,9 @@ use crate::error::chain;
 use crate::lease::Lease;
 use crate::metrics::{LEASE_HELD, PipelineMetrics, SOURCE};
 use crate::pipeline::Exit;
-use crate::source::{Grant, LeaseId, STANDBY_INTERVAL, SinkStart, Source, SourceError, StoredLedger};
+use crate::source::{
+    Grant, LeaseId, STANDBY_INTERVAL, SinkStart, Source, SourceError, StoredLedger,
+};
 use crate::status::{SourceState, Status};
 
 /// How often a source that was refused is looked at again: an operator may have mended it.
@@ -66,8 +68,12 @@ impl SourceTask {
             let delay = match self.session(&mut backoff).await {
                 Ok(End::Stopped) => return Ok(()),
                 Ok(End::Lost) => {
-                    tracing::warn!(source = name, "the lease or the server changed, everything is read anew");
-                    self.status.set_source(name, SourceState::Connecting { error: None });
+                    tracing::warn!(
+                        source = name,
+                        "the lease or the server changed, everything is read anew"
+                    );
+                    self.status
+                        .set_source(name, SourceState::Connecting { error: None });
                     LOST_PAUSE
                 }
                 Err(error @ SourceError::Migrate(_)) => return Err(error),
@@ -79,12 +85,20 @@ impl SourceTask {
                 Err(error) => {
                     let delay = backoff.failed();
                     let error = chain(&error);
-                    tracing::warn!(source = name, error, ?delay, "the source can't be reached and is tried again");
-                    self.status.set_source(name, SourceState::Connecting { error: Some(error) });
+                    tracing::warn!(
+                        source = name,
+                        error,
+                        ?delay,
+                        "the source can't be reached and is tried again"
+                    );
+                    self.status
+                        .set_source(name, SourceState::Connecting { error: Some(error) });
                     delay
                 }
             };
-            self.stop.run_until_cancelled(tokio::time::sleep(delay)).await;
+            self.stop
+                .run_until_cancelled(tokio::time::sleep(delay))
+                .await;
         }
         Ok(())
     }
@@ -121,10 +135,15 @@ impl SourceTask {
             }
             if !standby {
                 standby = true;
-                tracing::info!(source = name, "another relay holds the lease, this one stands by");
+                tracing::info!(
+                    source = name,
+                    "another relay holds the lease, this one stands by"
+                );
                 self.status.set_source(name, SourceState::Standby);
             }
-            self.stop.run_until_cancelled(tokio::time::sleep(STANDBY_INTERVAL)).await;
+            self.stop
+                .run_until_cancelled(tokio::time::sleep(STANDBY_INTERVAL))
+                .await;
         }
         Ok(None)
     }
@@ -158,7 +177,10 @@ impl SourceTask {
         if end == End::Stopped
             && let Err(error) = self.source.release(&session.id).await
         {
-            tracing::warn!(error = chain(&error), "the lease could not be released, a standby waits for its end");
+            tracing::warn!(
+                error = chain(&error),
+                "the lease could not be released, a standby waits for its end"
+            );
         }
         end
     }
@@ -235,7 +257,10 @@ impl Session<'_> {
                 (id, Exit::Fenced, RESTART_PAUSE)
             }
             Err(error) => {
-                tracing::error!(error = chain(&error), "a pipeline died of a bug, its ledger is read anew");
+                tracing::error!(
+                    error = chain(&error),
+                    "a pipeline died of a bug, its ledger is read anew"
+                );
                 (error.id(), Exit::Fenced, RESTART_PAUSE)
             }
         };
@@ -252,13 +277,20 @@ impl Session<'_> {
     async fn reclaim(&mut self, sink: &str, pause: Duration) -> Option<End> {
         match self.task.source.reclaim(&self.id, sink).await {
             Ok(Some(ledger)) => {
-                tracing::info!(sink, "the ledger was changed by somebody else and is read anew");
+                tracing::info!(
+                    sink,
+                    "the ledger was changed by somebody else and is read anew"
+                );
                 self.start(ledger, pause);
                 None
             }
             Ok(None) => Some(End::Lost),
             Err(error) => {
-                tracing::warn!(sink, error = chain(&error), "the ledger could not be read anew");
+                tracing::warn!(
+                    sink,
+                    error = chain(&error),
+                    "the ledger could not be read anew"
+                );
                 Some(End::Lost)
             }
         }

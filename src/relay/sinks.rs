@@ -53,8 +53,13 @@ impl PipelineTask {
         );
         let pump = Pump::new(PumpParts {
             stack,
-            reader: self.source.reader(&self.lease_id, &self.ledger.delivered).await?,
-            store: self.source.ledger_store(&self.lease_id, &self.sink_config.name),
+            reader: self
+                .source
+                .reader(&self.lease_id, &self.ledger.delivered)
+                .await?,
+            store: self
+                .source
+                .ledger_store(&self.lease_id, &self.sink_config.name),
             ledger: self.ledger,
             lease: self.lease,
             limits: Limits::new(&self.config.relay, &self.source_config, &self.sink_config),
@@ -75,9 +80,17 @@ impl PipelineTask {
             let delay = backoff.failed();
             let text = chain(&error);
             if error.is_transient() {
-                tracing::warn!(error = text, ?delay, "the sink could not be connected and is tried again");
+                tracing::warn!(
+                    error = text,
+                    ?delay,
+                    "the sink could not be connected and is tried again"
+                );
             } else {
-                tracing::error!(error = text, ?delay, "the sink's configuration doesn't work, it is tried again");
+                tracing::error!(
+                    error = text,
+                    ?delay,
+                    "the sink's configuration doesn't work, it is tried again"
+                );
             }
             self.metrics.available.set(0.0);
             self.status.sink_is_away(&text);
@@ -104,7 +117,9 @@ async fn connect(relay: &config::Relay, sink: &config::Sink) -> Result<BoxSink, 
         #[cfg(feature = "nats")]
         SinkKind::Jetstream(jetstream) => {
             let client_name = format!("outbox-relay {} {}", relay.name, sink.name);
-            crate::sink::jetstream::connect(jetstream, &client_name).await.map(BoxSink::new)
+            crate::sink::jetstream::connect(jetstream, &client_name)
+                .await
+                .map(BoxSink::new)
         }
     }
 }

@@ -50,10 +50,18 @@ pub trait Source: Send + Sync + std::fmt::Debug {
 
     /// Stamps the token on the ledger of `sink` once more and reads it, after somebody else has changed it.
     /// `None` if the lease is no longer ours.
-    async fn reclaim(&self, lease: &LeaseId, sink: &str) -> Result<Option<StoredLedger>, SourceError>;
+    async fn reclaim(
+        &self,
+        lease: &LeaseId,
+        sink: &str,
+    ) -> Result<Option<StoredLedger>, SourceError>;
 
     /// A reader of what `delivered` lacks. It connects at its first read.
-    async fn reader(&self, lease: &LeaseId, delivered: &RangeSet) -> Result<Box<dyn Reader>, SourceError>;
+    async fn reader(
+        &self,
+        lease: &LeaseId,
+        delivered: &RangeSet,
+    ) -> Result<Box<dyn Reader>, SourceError>;
 
     /// A store for the ledger of `sink`.
     fn ledger_store(&self, lease: &LeaseId, sink: &str) -> Box<dyn LedgerStore>;
@@ -192,7 +200,9 @@ pub enum SourceError {
     #[error("the ledger is no longer held by this relay")]
     Fenced,
     /// The server is another one than before, or its sequence is: all memory of the source is dropped.
-    #[error("the database server, its timeline or the outbox sequence is no longer the one of this session")]
+    #[error(
+        "the database server, its timeline or the outbox sequence is no longer the one of this session"
+    )]
     Changed,
     /// The tables are missing or of another version: the relay ends and says how to go on.
     #[error("{0}")]

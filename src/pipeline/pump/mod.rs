@@ -250,7 +250,11 @@ impl Pump {
         }
         // What is due and can't be done now (no room to read into, a lease that ended) waits for the next
         // acknowledgement or tick.
-        if due <= Instant::now() { self.tick_at } else { due }
+        if due <= Instant::now() {
+            self.tick_at
+        } else {
+            due
+        }
     }
 
     fn is_drained(&self, now: Instant) -> bool {
@@ -268,13 +272,22 @@ impl Pump {
         self.tick_at = now + TICK;
         let metrics = &self.metrics;
         let pending = self.held.len() + self.gate.unloaded();
-        let oldest = self.held.first_key_value().map(|(_, created_at)| *created_at);
+        let oldest = self
+            .held
+            .first_key_value()
+            .map(|(_, created_at)| *created_at);
         let oldest = oldest.map(|at| (Utc::now() - at).to_std().unwrap_or_default());
         metrics.pending.set(to_f64(pending) + self.unread as f64);
-        metrics.oldest_pending.set(oldest.unwrap_or_default().as_secs_f64());
+        metrics
+            .oldest_pending
+            .set(oldest.unwrap_or_default().as_secs_f64());
         metrics.in_flight.set(to_f64(self.in_flight.len()));
-        metrics.parked.set(to_f64(self.gate.unloaded() + self.delayed.len()));
-        metrics.available.set(if self.outage.is_none() { 1.0 } else { 0.0 });
+        metrics
+            .parked
+            .set(to_f64(self.gate.unloaded() + self.delayed.len()));
+        metrics
+            .available
+            .set(if self.outage.is_none() { 1.0 } else { 0.0 });
         metrics.holes.set(to_f64(self.holes));
         self.status.beat();
     }

@@ -107,7 +107,8 @@ impl Pump {
                 for waiting in self.gate.park(&event) {
                     self.let_go(&waiting);
                 }
-                self.delayed.insert((Instant::now() + after, event.seq), event);
+                self.delayed
+                    .insert((Instant::now() + after, event.seq), event);
             }
             Verdict::Dead { attempts, error } => {
                 if attempts > 0 {
@@ -176,7 +177,10 @@ impl Pump {
                 self.status.sink_is_away(&error.chain());
             }
             None => {
-                tracing::warn!(error = error.chain(), "the sink is away, one event probes until it is back");
+                tracing::warn!(
+                    error = error.chain(),
+                    "the sink is away, one event probes until it is back"
+                );
                 self.status.sink_is_away(&error.chain());
                 self.outage = Some(Outage {
                     since: Instant::now(),

@@ -39,7 +39,11 @@ impl Pump {
         let bytes = self.limits.max_bytes.saturating_sub(self.held_bytes).max(1);
         let limit = self.limits.batch_size;
         let task = if wanted.is_empty() {
-            let reads = if self.more { &self.metrics.reads_more } else { &self.metrics.reads_polled };
+            let reads = if self.more {
+                &self.metrics.reads_more
+            } else {
+                &self.metrics.reads_polled
+            };
             reads.increment(1);
             tokio::spawn(async move {
                 let answer = Answer::Next(reader.read(limit, bytes).await);
@@ -97,7 +101,11 @@ impl Pump {
             Some(SourceError::Fenced) => Err(Exit::Fenced),
             Some(error) => {
                 let delay = self.read_backoff.failed();
-                tracing::warn!(error = chain(&error), ?delay, "reading failed and is tried again");
+                tracing::warn!(
+                    error = chain(&error),
+                    ?delay,
+                    "reading failed and is tried again"
+                );
                 self.status.source_is_away(&chain(&error));
                 self.read_at = now + delay;
                 Ok(())
@@ -133,7 +141,10 @@ impl Pump {
             }
         }
         for seq in fetched.gone {
-            tracing::error!(seq, "a row was deleted before it was delivered, by somebody else than the relay");
+            tracing::error!(
+                seq,
+                "a row was deleted before it was delivered, by somebody else than the relay"
+            );
             self.ledger.delivered(seq);
             let next = self.gate.gone(seq);
             self.ready.extend(next.map(|event| (event.seq, event)));

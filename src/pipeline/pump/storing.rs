@@ -62,7 +62,11 @@ impl Pump {
                 self.metrics.flush_duration.record(flushed.took);
                 self.stored(&flushed.pending);
                 // Dead letters that came meanwhile hold back their keys.
-                let wait = if self.ledger.has_refused() { Duration::ZERO } else { self.limits.flush_interval };
+                let wait = if self.ledger.has_refused() {
+                    Duration::ZERO
+                } else {
+                    self.limits.flush_interval
+                };
                 self.flush_at = now + wait;
                 Ok(())
             }
@@ -71,7 +75,11 @@ impl Pump {
             Err(error) => {
                 self.ledger.flush_failed(flushed.pending);
                 let delay = self.flush_backoff.failed();
-                tracing::warn!(error = chain(&error), ?delay, "storing the ledger failed and is tried again");
+                tracing::warn!(
+                    error = chain(&error),
+                    ?delay,
+                    "storing the ledger failed and is tried again"
+                );
                 self.flush_at = now + delay;
                 Ok(())
             }
@@ -102,10 +110,14 @@ impl Pump {
             self.start_flush(Instant::now());
             let flushed = tokio::time::timeout_at(deadline, super::joined(&mut self.flushing));
             let Ok(flushed) = flushed.await else {
-                tracing::warn!("the last ledger could not be stored in time, its events will be published again");
+                tracing::warn!(
+                    "the last ledger could not be stored in time, its events will be published again"
+                );
                 return Exit::Stopped;
             };
-            let failed = flushed.as_ref().is_some_and(|flushed| flushed.result.is_err());
+            let failed = flushed
+                .as_ref()
+                .is_some_and(|flushed| flushed.result.is_err());
             if let Err(exit) = self.has_flushed(flushed) {
                 return exit;
             }

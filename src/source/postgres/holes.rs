@@ -192,7 +192,11 @@ impl Holes {
             .map(|(&first, hole)| (first, hole.end))
             .collect();
         self.holes.retain(|_, hole| !dead(hole));
-        let referred: HashSet<u64> = self.holes.values().filter_map(|hole| hole.listing).collect();
+        let referred: HashSet<u64> = self
+            .holes
+            .values()
+            .filter_map(|hole| hole.listing)
+            .collect();
         self.open.retain(|listing, _| referred.contains(listing));
         closed
     }

@@ -25,7 +25,11 @@ pub(super) struct Facts {
 }
 
 /// Inspects the tables.
-pub(super) async fn inspect(link: &mut Link, names: &Names, columns: &Columns) -> Result<Facts, SourceError> {
+pub(super) async fn inspect(
+    link: &mut Link,
+    names: &Names,
+    columns: &Columns,
+) -> Result<Facts, SourceError> {
     let mut table = None;
     link.query(INSPECT, table_sql(names, columns), |row| {
         table = Some(Table::from_row(&row)?);
@@ -47,8 +51,10 @@ pub(super) async fn inspect(link: &mut Link, names: &Names, columns: &Columns) -
     table.check(names, columns)?;
     check_version(link, names).await?;
     let types = column_types(link, names).await?;
-    check_columns(&types, names, columns)
-        .map(|payload| Facts { sequence: table.sequence.unwrap_or_default(), payload })
+    check_columns(&types, names, columns).map(|payload| Facts {
+        sequence: table.sequence.unwrap_or_default(),
+        payload,
+    })
 }
 
 /// Facts about the table as a whole.
@@ -172,7 +178,10 @@ async fn check_version(link: &mut Link, names: &Names) -> Result<(), SourceError
     }
 }
 
-async fn column_types(link: &mut Link, names: &Names) -> Result<Vec<(String, String)>, SourceError> {
+async fn column_types(
+    link: &mut Link,
+    names: &Names,
+) -> Result<Vec<(String, String)>, SourceError> {
     let mut types = Vec::new();
     let sql = format!(
         "SELECT attname::text AS name, format_type(atttypid, NULL) AS type FROM pg_attribute \

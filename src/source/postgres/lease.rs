@@ -44,7 +44,10 @@ struct Acquisition<'a> {
 }
 
 impl Postgres {
-    pub(super) async fn try_acquire(&self, sinks: &[SinkStart]) -> Result<Option<Grant>, SourceError> {
+    pub(super) async fn try_acquire(
+        &self,
+        sinks: &[SinkStart],
+    ) -> Result<Option<Grant>, SourceError> {
         let facts = self.inspected().await?;
         let mut link = self.link.lock().await;
         let asked_at = Instant::now();
@@ -57,7 +60,11 @@ impl Postgres {
                 connection: &mut connection,
             };
             let outcome = acquisition.run(sinks, asked_at).await?;
-            let end = if outcome.is_ok() { "COMMIT" } else { "ROLLBACK" };
+            let end = if outcome.is_ok() {
+                "COMMIT"
+            } else {
+                "ROLLBACK"
+            };
             connection.execute(end).await?;
             Ok(outcome)
         })
@@ -180,9 +187,18 @@ impl Acquisition<'_> {
         );
         let (relay, name) = (&self.source.relay, &self.source.name);
         let query = sqlx::query(AssertSqlSafe(insert)).persistent(false);
-        query.bind(relay).bind(name).bind(Uuid::nil()).execute(&mut *self.connection).await?;
+        query
+            .bind(relay)
+            .bind(name)
+            .bind(Uuid::nil())
+            .execute(&mut *self.connection)
+            .await?;
         let query = sqlx::query(AssertSqlSafe(claim)).persistent(false);
-        let query = query.bind(relay).bind(name).bind(&self.source.owner).bind(token);
+        let query = query
+            .bind(relay)
+            .bind(name)
+            .bind(&self.source.owner)
+            .bind(token);
         let query = query.bind(LEASE_TTL.as_secs_f64());
         let row = query.fetch_optional(&mut *self.connection).await?;
         row.map(|row| row.try_get("incarnation")).transpose()
@@ -259,12 +275,15 @@ impl Acquisition<'_> {
     ) -> Result<Result<(), String>, sqlx::Error> {
         let (schema, key) = (&self.source.names.schema, self.source.key_sql());
         let sql = format!("SELECT sink FROM {schema}outbox_ledger WHERE {key}");
-        let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut *self.connection).await?;
+        let rows = sqlx::raw_sql(AssertSqlSafe(sql))
+            .fetch_all(&mut *self.connection)
+            .await?;
         let mut stored = BTreeSet::new();
         for row in rows {
             stored.insert(row.try_get::<String, _>("sink")?);
         }
-        for SinkStart { sink, start } in sinks.iter().filter(|start| !stored.contains(&start.sink)) {
+        for SinkStart { sink, start } in sinks.iter().filter(|start| !stored.contains(&start.sink))
+        {
             let start = match start {
                 Some(start) => *start,
                 None if stored.is_empty() => config::Start::Unsettled,
@@ -283,7 +302,11 @@ impl Acquisition<'_> {
             );
             let query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
             let query = query.bind(&self.source.relay).bind(&self.source.name);
-            query.bind(sink).bind(token).execute(&mut *self.connection).await?;
+            query
+                .bind(sink)
+                .bind(token)
+                .execute(&mut *self.connection)
+                .await?;
         }
         Ok(Ok(()))
     }
@@ -320,12 +343,16 @@ impl Acquisition<'_> {
             self.source.names.schema,
             self.source.key_sql()
         );
-        let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut *self.connection).await?;
+        let rows = sqlx::raw_sql(AssertSqlSafe(sql))
+            .fetch_all(&mut *self.connection)
+            .await?;
         rows.iter().map(stored_ledger).collect()
     }
 
     async fn one(&mut self, sql: String) -> Result<PgRow, sqlx::Error> {
-        sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(&mut *self.connection).await
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .fetch_one(&mut *self.connection)
+            .await
     }
 }
 

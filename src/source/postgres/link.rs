@@ -41,7 +41,10 @@ impl Link {
     }
 
     /// Takes the connection out, made anew if need be. What fails simply doesn't give it back.
-    pub(super) async fn checkout(&mut self, action: &'static str) -> Result<PgConnection, SourceError> {
+    pub(super) async fn checkout(
+        &mut self,
+        action: &'static str,
+    ) -> Result<PgConnection, SourceError> {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
         }

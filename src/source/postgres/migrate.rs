@@ -40,9 +40,8 @@ pub async fn migrate(config: &config::Postgres) -> Result<Vec<String>, SourceErr
     }
     let mut done = Vec::new();
     // Two replicas that start with `run --migrate` must not meet: the lock ends with the transaction.
-    let mut script = String::from(
-        "SELECT pg_advisory_xact_lock(hashtextextended('outbox-relay migrate', 0)); ",
-    );
+    let mut script =
+        String::from("SELECT pg_advisory_xact_lock(hashtextextended('outbox-relay migrate', 0)); ");
     if exists(&mut link, &names).await? {
         done.push(format!("{} is there already", names.table));
     } else {
@@ -58,7 +57,9 @@ pub async fn migrate(config: &config::Postgres) -> Result<Vec<String>, SourceErr
         }
     }
     if installed == VERSION {
-        done.push(format!("the relay's tables are of version {VERSION} already"));
+        done.push(format!(
+            "the relay's tables are of version {VERSION} already"
+        ));
     }
     link.query(MIGRATE, script, |_| Ok(())).await?;
     inspect::inspect(&mut link, &names, &config.columns).await?;
@@ -85,10 +86,16 @@ pub fn printed(config: &config::Postgres) -> String {
 }
 
 /// The version of the relay's tables; `None` if there are none.
-pub(super) async fn installed_version(link: &mut Link, names: &Names) -> Result<Option<i32>, SourceError> {
+pub(super) async fn installed_version(
+    link: &mut Link,
+    names: &Names,
+) -> Result<Option<i32>, SourceError> {
     let bookkeeping = format!("{}_outbox_relay_migrations", names.schema);
     let mut there = false;
-    let sql = format!("SELECT to_regclass({}) IS NOT NULL AS there", sql::literal(&bookkeeping));
+    let sql = format!(
+        "SELECT to_regclass({}) IS NOT NULL AS there",
+        sql::literal(&bookkeeping)
+    );
     link.query(MIGRATE, sql, |row| {
         there = row.try_get("there")?;
         Ok(())
@@ -109,7 +116,10 @@ pub(super) async fn installed_version(link: &mut Link, names: &Names) -> Result<
 
 async fn exists(link: &mut Link, names: &Names) -> Result<bool, SourceError> {
     let mut there = false;
-    let sql = format!("SELECT to_regclass({}) IS NOT NULL AS there", names.table_literal());
+    let sql = format!(
+        "SELECT to_regclass({}) IS NOT NULL AS there",
+        names.table_literal()
+    );
     link.query(MIGRATE, sql, |row| {
         there = row.try_get("there")?;
         Ok(())

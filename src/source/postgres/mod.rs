@@ -126,11 +126,19 @@ impl Source for Postgres {
         self.try_release(lease).await
     }
 
-    async fn reclaim(&self, lease: &LeaseId, sink: &str) -> Result<Option<StoredLedger>, SourceError> {
+    async fn reclaim(
+        &self,
+        lease: &LeaseId,
+        sink: &str,
+    ) -> Result<Option<StoredLedger>, SourceError> {
         self.try_reclaim(lease, sink).await
     }
 
-    async fn reader(&self, lease: &LeaseId, delivered: &RangeSet) -> Result<Box<dyn Reader>, SourceError> {
+    async fn reader(
+        &self,
+        lease: &LeaseId,
+        delivered: &RangeSet,
+    ) -> Result<Box<dyn Reader>, SourceError> {
         Ok(Box::new(reader::PostgresReader::new(reader::Task {
             options: self.options.clone(),
             names: Arc::clone(&self.names),
@@ -155,7 +163,10 @@ impl Source for Postgres {
 }
 
 /// How to connect: by the URL, with the TLS files of the configuration.
-fn connect_options(postgres: &config::Postgres, purpose: &str) -> Result<PgConnectOptions, SourceError> {
+fn connect_options(
+    postgres: &config::Postgres,
+    purpose: &str,
+) -> Result<PgConnectOptions, SourceError> {
     let url = postgres.url.expose();
     let options = PgConnectOptions::from_str(url).map_err(|error| {
         // The error may quote the URL, which may hold a password.

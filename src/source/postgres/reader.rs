@@ -149,7 +149,11 @@ impl PostgresReader {
         }
         let merged = parts.join(" UNION ALL ");
         // Many ranges make the plan look dear enough for the compiler, which costs more than it saves.
-        let jit = if ranges.len() > 1_000 { "SET LOCAL jit = off; " } else { "" };
+        let jit = if ranges.len() > 1_000 {
+            "SET LOCAL jit = off; "
+        } else {
+            ""
+        };
         let rows = format!("SELECT * FROM ({merged}) AS merged ORDER BY seq LIMIT {limit}");
         format!("{jit}{}", self.framed(&rows, &ended))
     }
@@ -218,8 +222,7 @@ impl PostgresReader {
 
     fn warn_if_full(&mut self) {
         let now = Instant::now();
-        if self.holes.len() < MAX_HOLES
-            || self.warned_at.is_some_and(|at| now - at < WARN_INTERVAL)
+        if self.holes.len() < MAX_HOLES || self.warned_at.is_some_and(|at| now - at < WARN_INTERVAL)
         {
             return;
         }
@@ -292,9 +295,21 @@ impl Reader for PostgresReader {
         if !rows.unchanged {
             return Err(SourceError::Changed);
         }
-        let covered = if rows.cut_off { rows.events.last().map_or(i64::MIN, |e| e.seq) } else { i64::MAX };
-        let found = |seq: &i64| rows.events.binary_search_by_key(seq, |event| event.seq).is_ok();
-        let gone = seqs.iter().copied().filter(|seq| *seq <= covered && !found(seq)).collect();
+        let covered = if rows.cut_off {
+            rows.events.last().map_or(i64::MIN, |e| e.seq)
+        } else {
+            i64::MAX
+        };
+        let found = |seq: &i64| {
+            rows.events
+                .binary_search_by_key(seq, |event| event.seq)
+                .is_ok()
+        };
+        let gone = seqs
+            .iter()
+            .copied()
+            .filter(|seq| *seq <= covered && !found(seq))
+            .collect();
         Ok(Fetched {
             events: rows.events,
             gone,
@@ -317,9 +332,16 @@ impl Reader for PostgresReader {
 impl Rows {
     /// Takes one row. Rows beyond `bytes` are thrown away as they arrive, so that memory stays bounded
     /// whatever their size; the first is always kept.
-    fn take(&mut self, row: &PgRow, payload: rows::PayloadType, bytes: usize) -> Result<(), sqlx::Error> {
+    fn take(
+        &mut self,
+        row: &PgRow,
+        payload: rows::PayloadType,
+        bytes: usize,
+    ) -> Result<(), sqlx::Error> {
         // NULL where the sequence is gone.
-        self.unchanged = row.try_get::<Option<bool>, _>("unchanged")?.unwrap_or(false);
+        self.unchanged = row
+            .try_get::<Option<bool>, _>("unchanged")?
+            .unwrap_or(false);
         self.ended = row.try_get("ended")?;
         self.last_value = row.try_get("last_value")?;
         if self.cut_off || row.try_get::<Option<i64>, _>("seq")?.is_none() {
@@ -387,7 +409,8 @@ fn holder(row: &PgRow) -> Result<Holder, sqlx::Error> {
 
 /// The full transaction id of a 32-bit one that is less than half the circle away from `next`.
 fn with_epoch(xid: i64, next: i64) -> i64 {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // the low 32 bits are what is meant
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    // the low 32 bits are what is meant
     let distance = (xid as u32).wrapping_sub(next as u32).cast_signed();
     next + i64::from(distance)
 }

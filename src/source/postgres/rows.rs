@@ -30,7 +30,9 @@ pub(super) fn event(row: &PgRow, payload_type: PayloadType) -> Result<Event, sql
         payload: payload(row, payload_type)?,
         headers: headers.map(parse_headers).unwrap_or_default(),
         // A timestamp of infinity has no place on the wire.
-        created_at: micros.and_then(DateTime::from_timestamp_micros).unwrap_or_default(),
+        created_at: micros
+            .and_then(DateTime::from_timestamp_micros)
+            .unwrap_or_default(),
     })
 }
 
@@ -40,7 +42,9 @@ fn payload(row: &PgRow, payload_type: PayloadType) -> Result<Payload, sqlx::Erro
     };
     Ok(match payload_type {
         // A payload of NULL says as much as one of JSON's null.
-        PayloadType::Json => Payload::Json(stored("payload")?.unwrap_or(Bytes::from_static(b"null"))),
+        PayloadType::Json => {
+            Payload::Json(stored("payload")?.unwrap_or(Bytes::from_static(b"null")))
+        }
         PayloadType::Text => Payload::Text(stored("payload")?.unwrap_or_default()),
         PayloadType::Binary => {
             let decoded: Option<Vec<u8>> = row.try_get("payload")?;
@@ -55,10 +59,13 @@ fn bytes<'r>(row: &'r PgRow, column: &str) -> Result<Option<&'r [u8]>, sqlx::Err
     if value.is_null() {
         return Ok(None);
     }
-    value.as_bytes().map(Some).map_err(|source| sqlx::Error::ColumnDecode {
-        index: column.into(),
-        source,
-    })
+    value
+        .as_bytes()
+        .map(Some)
+        .map_err(|source| sqlx::Error::ColumnDecode {
+            index: column.into(),
+            source,
+        })
 }
 
 /// Headers are a JSON object; values that are not strings keep their JSON text. Anything but an object travels

@@ -59,7 +59,14 @@ impl QuotedColumns {
             quoted(&columns.created_at),
         ];
         let aliases = [
-            "seq", "id", "event_type", "aggregate_type", "aggregate_id", "payload", "headers", "created_at",
+            "seq",
+            "id",
+            "event_type",
+            "aggregate_type",
+            "aggregate_id",
+            "payload",
+            "headers",
+            "created_at",
         ];
         let event = event.iter().zip(aliases);
         Self {

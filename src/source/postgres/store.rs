@@ -61,7 +61,11 @@ impl PostgresLedgerStore {
         Ok(updated)
     }
 
-    async fn insert(&self, connection: &mut PgConnection, letter: &DeadLetter) -> Result<(), sqlx::Error> {
+    async fn insert(
+        &self,
+        connection: &mut PgConnection,
+        letter: &DeadLetter,
+    ) -> Result<(), sqlx::Error> {
         // A crash between this and the next flush can bring the same event here again.
         let sql = format!(
             "INSERT INTO {}outbox_dead_letter (relay, source, sink, seq, event_id, event_type, \
@@ -77,16 +81,33 @@ impl PostgresLedgerStore {
             Payload::Text(_) => "text",
             Payload::Binary(_) => "bytea",
         };
-        let headers: BTreeMap<&str, &str> =
-            event.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let headers = serde_json::to_string(&headers).map_err(|error| sqlx::Error::Encode(error.into()))?;
+        let headers: BTreeMap<&str, &str> = event
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        let headers =
+            serde_json::to_string(&headers).map_err(|error| sqlx::Error::Encode(error.into()))?;
         // text can't hold NUL; a broker's words may.
         let reason = letter.reason.replace('\0', "\u{fffd}");
         let query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
-        let query = query.bind(&self.relay).bind(&self.source).bind(&self.sink).bind(event.seq);
-        let query = query.bind(event.id).bind(&event.event_type).bind(&event.aggregate_type);
-        let query = query.bind(&event.aggregate_id).bind(event.payload.as_bytes().as_ref());
-        let query = query.bind(payload_type).bind(headers).bind(event.created_at).bind(reason);
+        let query = query
+            .bind(&self.relay)
+            .bind(&self.source)
+            .bind(&self.sink)
+            .bind(event.seq);
+        let query = query
+            .bind(event.id)
+            .bind(&event.event_type)
+            .bind(&event.aggregate_type);
+        let query = query
+            .bind(&event.aggregate_id)
+            .bind(event.payload.as_bytes().as_ref());
+        let query = query
+            .bind(payload_type)
+            .bind(headers)
+            .bind(event.created_at)
+            .bind(reason);
         let attempts = i32::try_from(letter.attempts).unwrap_or(i32::MAX);
         query.bind(attempts).execute(connection).await?;
         Ok(())
@@ -110,6 +131,10 @@ impl LedgerStore for PostgresLedgerStore {
             updated = limited(FLUSH, self.flush_with_dead_letters(&mut connection, flush)).await?;
             self.link.give_back(connection);
         }
-        if updated { Ok(()) } else { Err(SourceError::Fenced) }
+        if updated {
+            Ok(())
+        } else {
+            Err(SourceError::Fenced)
+        }
     }
 }

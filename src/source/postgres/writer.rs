@@ -60,19 +60,33 @@ impl Writer {
 
     /// Values stand in the text as literals without a type: the payload's column may be json, jsonb or text.
     fn insert_sql(&self, id: Uuid, event: &NewEvent) -> String {
-        let headers: BTreeMap<_, _> = event.headers.iter().map(|(name, value)| (name, value)).collect();
+        let headers: BTreeMap<_, _> = event
+            .headers
+            .iter()
+            .map(|(name, value)| (name, value))
+            .collect();
         let headers = (!headers.is_empty()).then(|| serde_json::json!(headers).to_string());
         let columns = &self.columns;
         let values = [
             (Some(&columns.id), Some(id.to_string())),
             (Some(&columns.event_type), Some(event.event_type.clone())),
             (Some(&columns.payload), Some(event.payload.clone())),
-            (columns.aggregate_type.as_ref(), event.aggregate_type.clone()),
+            (
+                columns.aggregate_type.as_ref(),
+                event.aggregate_type.clone(),
+            ),
             (columns.aggregate_id.as_ref(), event.aggregate_id.clone()),
             (columns.headers.as_ref(), headers),
         ];
-        let given = values.into_iter().filter_map(|(column, value)| Some((quoted(column?), literal(&value?))));
+        let given = values
+            .into_iter()
+            .filter_map(|(column, value)| Some((quoted(column?), literal(&value?))));
         let (columns, values): (Vec<_>, Vec<_>) = given.unzip();
-        format!("INSERT INTO {} ({}) VALUES ({})", self.table, columns.join(", "), values.join(", "))
+        format!(
+            "INSERT INTO {} ({}) VALUES ({})",
+            self.table,
+            columns.join(", "),
+            values.join(", ")
+        )
     }
 }

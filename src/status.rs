@@ -16,8 +16,11 @@ const BEAT_LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Default)]
 pub struct Status {
     sources: Arc<Mutex<BTreeMap<String, SourceState>>>,
-    pipelines: Arc<Mutex<BTreeMap<(String, String), Arc<PipelineStatus>>>>,
+    pipelines: Arc<Mutex<Pipelines>>,
 }
+
+/// By source and sink.
+type Pipelines = BTreeMap<(String, String), Arc<PipelineStatus>>;
 
 /// What a source is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +95,7 @@ impl Status {
                     obstacles.push(format!("source {source}: {error}"));
                 }
                 SourceState::Halted { reason } => {
-                    obstacles.push(format!("source {source}: {reason}"))
+                    obstacles.push(format!("source {source}: {reason}"));
                 }
             }
         }

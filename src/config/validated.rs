@@ -258,6 +258,7 @@ pub enum DestinationTemplate {
 
 /// What `type` a sink has, with that type's own settings.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant)] // there are a handful of sinks
 pub enum SinkKind {
     /// `type = "stdout"`
     Stdout,

@@ -1,5 +1,7 @@
 //! Keeping events coming: reading ahead while others are published, and fetching again what waited as its `seq`.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -119,7 +121,7 @@ impl Pump {
         self.unread = batch.unread;
         for event in batch.events {
             self.hold(&event);
-            match self.gate.admit(std::sync::Arc::clone(&event)) {
+            match self.gate.admit(Arc::clone(&event)) {
                 Admission::Go(event) => {
                     self.ready.insert(event.seq, event);
                 }
@@ -131,13 +133,10 @@ impl Pump {
 
     fn take_fetched(&mut self, fetched: Fetched) {
         for event in fetched.events {
-            match self.gate.fetched(std::sync::Arc::clone(&event)) {
-                Ok(next) => {
-                    self.hold(&event);
-                    self.ready.extend(next.map(|event| (event.seq, event)));
-                }
-                // Its key was parked again meanwhile.
-                Err(_) => {}
+            // An error: its key was parked again meanwhile.
+            if let Ok(next) = self.gate.fetched(Arc::clone(&event)) {
+                self.hold(&event);
+                self.ready.extend(next.map(|event| (event.seq, event)));
             }
         }
         for seq in fetched.gone {

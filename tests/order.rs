@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlx::{Connection, Executor, PgConnection};
 
 use crate::support::database::Database;
+use crate::support::eventually::throughout;
 use crate::support::nats;
 use crate::support::relay::{Relay, migrate};
 use crate::support::settings::Settings;
@@ -128,6 +129,38 @@ async fn the_successor_of_a_large_transaction_does_not_overtake_it() {
     large.close().await.expect("close");
     successor.close().await.expect("close");
     relay.stop().await;
+}
+
+#[tokio::test]
+async fn one_event_per_key_is_in_flight_and_never_more_than_the_limit() {
+    let database = Database::fresh().await;
+    // One event of each key at a time: 2 keys. Without keys: as many as are allowed.
+    for (keys, limit, expected) in [("n % 2", 50, 2.0), ("NULL", 7, 7.0)] {
+        let settings = Settings::of(&database)
+            .set("relay.name", format!("limit-{limit}"))
+            .set("sinks.slow.type", "mock")
+            .set("sinks.slow.delay", "100ms")
+            .set("sinks.slow.max_in_flight", limit);
+        migrate(&settings);
+        let insert = format!(
+            "TRUNCATE outbox; INSERT INTO outbox (event_type, aggregate_id, payload) \
+             SELECT 'Counted', ({keys})::text, '{{}}' FROM generate_series(1, 1000) n"
+        );
+        database.execute(&insert).await;
+        let relay = Relay::ready(&settings).await;
+        let mut most = 0.0_f64;
+        throughout("the limit holds", Duration::from_secs(2), async || {
+            let in_flight = relay.metric("outbox_in_flight", &[]).await.unwrap_or(0.0);
+            most = most.max(in_flight);
+            in_flight <= expected
+        })
+        .await;
+        assert!(
+            (most - expected).abs() < 0.5,
+            "{most} of {expected} were used"
+        );
+        relay.kill().await;
+    }
 }
 
 #[tokio::test]

@@ -97,10 +97,13 @@ impl Stream {
     }
 
     async fn context(&self) -> jetstream::Context {
-        let client = async_nats::ConnectOptions::new()
-            .connect(&self.url)
-            .await
-            .expect("connect to NATS");
+        let mut options = async_nats::ConnectOptions::new();
+        let address: async_nats::ServerAddr = self.url.parse().expect("a NATS URL");
+        if let (Some(user), Some(password)) = (address.username(), address.password()) {
+            // The client takes none from its URL.
+            options = options.user_and_password(user.to_owned(), password.to_owned());
+        }
+        let client = options.connect(address).await.expect("connect to NATS");
         jetstream::new(client)
     }
 

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::database::{Database, connect};
+use super::eventually::eventually;
 use super::report::report;
 
 /// What the writers write.
@@ -33,8 +34,8 @@ pub(crate) struct Load {
 impl Default for Load {
     fn default() -> Self {
         Self {
-            writers: 12,
-            keys: 300,
+            writers: 16,
+            keys: 1_000,
             pause: Duration::from_millis(5),
             large_every: 300,
             seed: rand::random(),
@@ -124,6 +125,16 @@ impl Writers {
             stop,
             record,
         }
+    }
+
+    /// Lets them write until this many events are committed.
+    pub(crate) async fn until(&self, committed: usize) {
+        let what = format!("{committed} events are committed");
+        eventually(&what, Duration::from_secs(60), async || {
+            let record = self.record.lock().expect("no writer panics");
+            (record.committed.len() >= committed).then_some(())
+        })
+        .await;
     }
 
     /// Lets every writer end its transaction, and returns the record.

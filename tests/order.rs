@@ -132,6 +132,59 @@ async fn the_successor_of_a_large_transaction_does_not_overtake_it() {
 }
 
 #[tokio::test]
+async fn behind_many_holes_that_stay_no_successor_overtakes() {
+    const KEYS: i32 = 5;
+    /// More than the relay looks up in every read.
+    const HOLES: i32 = 150;
+    let database = Database::fresh().await;
+    let stream = Stream::create(&nats::shared()).await;
+    // As rarely as it looks for the owners of holes: each read comes right after such a look.
+    let settings = Settings::of(&database)
+        .publishing_to(&stream)
+        .set("sources.main.poll_interval", "1s");
+    migrate(&settings);
+    prepare(&database, KEYS + HOLES + 1).await;
+    let relay = Relay::ready(&settings).await;
+    let mut holder = database.connect().await;
+    let mut others = database.connect().await;
+    holder.execute("BEGIN").await.expect("begin");
+    for key in 1..=HOLES {
+        write(&mut holder, KEYS + key, 1).await;
+        write(&mut others, KEYS + HOLES + 1, 1).await;
+    }
+    let mut early = Vec::new();
+    for key in 1..=KEYS {
+        let mut connection = database.connect().await;
+        connection.execute("BEGIN").await.expect("begin");
+        write(&mut connection, key, 1).await;
+        write(&mut others, KEYS + HOLES + 1, 1).await;
+        early.push((key, connection));
+    }
+    let many = f64::from(HOLES + KEYS);
+    relay
+        .await_metric("outbox_holes", &[], Duration::from_secs(10), |n| n >= many)
+        .await;
+    // Long enough for the relay to know who may own them.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    for (key, mut connection) in early {
+        connection.execute("COMMIT").await.expect("commit");
+        write(&mut connection, key, 1).await;
+        connection.close().await.expect("close");
+    }
+    let arrived = u64::from((HOLES + KEYS + 2 * KEYS).unsigned_abs());
+    let deliveries = stream.await_len(arrived, Duration::from_secs(10)).await;
+    for key in 1..=KEYS {
+        assert_in_order(&deliveries, key);
+    }
+    holder.execute("COMMIT").await.expect("commit");
+    holder.close().await.expect("close");
+    others.close().await.expect("close");
+    let all = arrived + u64::from(HOLES.unsigned_abs());
+    stream.await_len(all, Duration::from_secs(10)).await;
+    relay.stop().await;
+}
+
+#[tokio::test]
 async fn one_event_per_key_is_in_flight_and_never_more_than_the_limit() {
     let database = Database::fresh().await;
     // One event of each key at a time: 2 keys. Without keys: as many as are allowed.

@@ -12,7 +12,10 @@ fn not_in_this_build(what: &str, instead: &str) -> String {
 pub(super) fn source_type(name: &str) -> Result<(), String> {
     match name {
         "postgres" => Ok(()),
-        _ => Err(not_in_this_build(&format!("type `{name}`"), ": use postgres")),
+        _ => Err(not_in_this_build(
+            &format!("type `{name}`"),
+            ": use postgres",
+        )),
     }
 }
 
@@ -45,6 +48,9 @@ pub(super) fn notify_mode() -> Result<(), String> {
 pub(super) fn envelope_format(name: &str) -> Result<(), String> {
     match name {
         "json" | "raw" => Ok(()),
-        _ => Err(not_in_this_build(&format!("format `{name}`"), ": use json or raw")),
+        _ => Err(not_in_this_build(
+            &format!("format `{name}`"),
+            ": use json or raw",
+        )),
     }
 }

@@ -26,7 +26,12 @@ pub(super) struct Document {
 
 /// Parses `text` and fills in the references of its strings. What is wrong goes to `report`, and values with
 /// errors are left out; `None` if the text is not TOML at all.
-pub(super) fn parse(text: &str, name: Option<&str>, env: &Environment, report: &mut Report) -> Option<Document> {
+pub(super) fn parse(
+    text: &str,
+    name: Option<&str>,
+    env: &Environment,
+    report: &mut Report,
+) -> Option<Document> {
     let lines = Lines::of(text, name);
     let (table, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
@@ -34,7 +39,11 @@ pub(super) fn parse(text: &str, name: Option<&str>, env: &Environment, report: &
         for error in errors.iter().take(MAX_SYNTAX_ERRORS) {
             let place = lines.place(error.span().map_or(text.len(), |span| span.start));
             // Only the message: the error's own display shows the line, and that may hold a password.
-            report.error_at(&KeyPath::root(), place, format!("is not TOML: {}", one_line(error.message())));
+            report.error_at(
+                &KeyPath::root(),
+                place,
+                format!("is not TOML: {}", one_line(error.message())),
+            );
         }
         return None;
     }
@@ -53,7 +62,11 @@ pub(super) fn parse(text: &str, name: Option<&str>, env: &Environment, report: &
 
 /// The parser's message, which may span lines, on one.
 fn one_line(message: &str) -> String {
-    message.lines().map(str::trim).collect::<Vec<_>>().join(", ")
+    message
+        .lines()
+        .map(str::trim)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Reads `text` as one TOML value without references, if it is an array or an inline table: what a variable or
@@ -70,7 +83,8 @@ pub(super) fn parse_structure(text: &str) -> Option<Value> {
 fn plain(value: &DeValue<'_>) -> Option<Value> {
     Some(match value {
         DeValue::Array(items) => {
-            let items: Option<Vec<Value>> = items.iter().map(|item| plain(item.get_ref())).collect();
+            let items: Option<Vec<Value>> =
+                items.iter().map(|item| plain(item.get_ref())).collect();
             Value::from(items?)
         }
         DeValue::Table(table) => {
@@ -98,7 +112,9 @@ fn number_or_other(value: &DeValue<'_>) -> Result<Value, &'static str> {
             .map(Value::from)
             .map_err(|_| "is not a number"),
         DeValue::Boolean(boolean) => Ok(Value::from(*boolean)),
-        DeValue::Datetime(_) => Err("is a date, which no key takes: write it in quotes if it is text"),
+        DeValue::Datetime(_) => {
+            Err("is a date, which no key takes: write it in quotes if it is text")
+        }
         DeValue::String(_) | DeValue::Array(_) | DeValue::Table(_) => Err("is not a scalar"),
     }
 }
@@ -145,7 +161,8 @@ impl Walk<'_> {
         for (key, value) in table {
             let name = key.get_ref();
             let path = path.key(name);
-            self.places.insert(path.clone(), self.lines.place(key.span().start));
+            self.places
+                .insert(path.clone(), self.lines.place(key.span().start));
             if let Some(value) = self.value(&path, value) {
                 dict.insert(name.to_string(), value);
             }
@@ -161,7 +178,8 @@ impl Walk<'_> {
                 let mut values = Vec::new();
                 for (position, item) in items.iter().enumerate() {
                     let path = path.index(position);
-                    self.places.insert(path.clone(), self.lines.place(item.span().start));
+                    self.places
+                        .insert(path.clone(), self.lines.place(item.span().start));
                     values.push(self.value(&path, item));
                 }
                 // A list that lost an element would be judged as something that nobody wrote.
@@ -212,7 +230,8 @@ mod tests {
 
     #[test]
     fn every_value_knows_its_line() {
-        let text = "a = 1\n[b]\nc = [\n  'x',\n  'y',\n]\nd.e = '${V}'\n[[f]]\ng = 1\n[[f]]\ng = 2\n";
+        let text =
+            "a = 1\n[b]\nc = [\n  'x',\n  'y',\n]\nd.e = '${V}'\n[[f]]\ng = 1\n[[f]]\ng = 2\n";
         let mut report = Report::default();
         let env = [("V", "v")].into_iter().collect();
         let document = parse(text, None, &env, &mut report).expect("TOML");
@@ -233,7 +252,10 @@ mod tests {
         let text = "a = 0x_ff\n";
         let mut report = Report::default();
         assert!(parse(text, None, &Environment::default(), &mut report).is_none());
-        assert!(!report.is_clean(), "an underscore after the prefix is not TOML");
+        assert!(
+            !report.is_clean(),
+            "an underscore after the prefix is not TOML"
+        );
         let mut report = Report::default();
         let text = "a = 0xf_f\nb = 1_000\nc = 0o7\nd = 0b11\ne = 1_0.5e1\nf = +inf\n";
         let document = parse(text, None, &Environment::default(), &mut report).expect("TOML");
@@ -244,7 +266,10 @@ mod tests {
             .map(|value| format!("{:?}", value.to_num_lossy().expect("a number")))
             .collect();
         assert_eq!(numbers.len(), 6, "{numbers:?}");
-        assert!(numbers[0].contains("255") && numbers[4].contains("105"), "{numbers:?}");
+        assert!(
+            numbers[0].contains("255") && numbers[4].contains("105"),
+            "{numbers:?}"
+        );
     }
 
     #[test]

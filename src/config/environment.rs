@@ -13,6 +13,8 @@ use super::report::Report;
 /// What variables that assign to a key begin with, and what stands between the names in them.
 const PREFIX: &str = "OUTBOX__";
 const SEPARATOR: &str = "__";
+/// Names in a path at most: no key is deeper, and trees are walked by recursion.
+const MAX_DEPTH: usize = 8;
 
 /// The environment variables that a configuration is read with.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -37,7 +39,11 @@ impl Environment {
 impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Self {
         let variables = variables.into_iter();
-        Self(variables.map(|(name, value)| (name.into(), value.into())).collect())
+        Self(
+            variables
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+        )
     }
 }
 
@@ -69,9 +75,9 @@ impl Overrides {
 
     /// What the flags assign.
     pub(super) fn assignments(&self) -> impl Iterator<Item = Assignment> {
-        self.0
-            .iter()
-            .map(|(flag, path, value)| Assignment::new(path.clone(), value_of(value), Origin::Flag(flag.clone())))
+        self.0.iter().map(|(flag, path, value)| {
+            Assignment::new(path.clone(), value_of(value), Origin::Flag(flag.clone()))
+        })
     }
 }
 
@@ -96,18 +102,28 @@ pub(super) fn assignments(env: &Environment, file: &Dict, report: &mut Report) -
         let complain = |report: &mut Report, message: String| {
             report.error_at(&KeyPath::root(), Place::Variable(variable.clone()), message);
         };
-        if names.iter().any(|name| name.is_empty()) {
-            complain(report, "names no key: write it like OUTBOX__RELAY__NAME".to_owned());
+        if names.len() > MAX_DEPTH || names.iter().any(|name| name.is_empty()) {
+            complain(
+                report,
+                "names no key: write it like OUTBOX__RELAY__NAME".to_owned(),
+            );
             continue;
         }
         let path = spelled_as_in(file, &names);
         let value = value_of(value);
         if let Some(other) = assignments.iter().find(|other| other.is_replaced_by(&path)) {
             let other = other.origin_name();
-            complain(report, format!("sets a key in what {other} sets to one value: unset one of them"));
+            complain(
+                report,
+                format!("sets a key in what {other} sets to one value: unset one of them"),
+            );
             continue;
         }
-        assignments.push(Assignment::new(path, value, Origin::Variable(variable.clone())));
+        assignments.push(Assignment::new(
+            path,
+            value,
+            Origin::Variable(variable.clone()),
+        ));
     }
     assignments
 }
@@ -135,7 +151,9 @@ fn spelled_as_in(file: &Dict, names: &[&str]) -> Vec<String> {
             }
             _ => lower,
         };
-        table = table.and_then(|table| table.get(&spelled)).and_then(Value::as_dict);
+        table = table
+            .and_then(|table| table.get(&spelled))
+            .and_then(Value::as_dict);
         path.push(spelled);
     }
     path
@@ -164,7 +182,10 @@ mod tests {
     #[test]
     fn names_keep_the_spelling_of_the_file() {
         let cases = [
-            (vec!["SINKS", "MY_SINK", "URL"], vec!["sinks", "My-Sink", "url"]),
+            (
+                vec!["SINKS", "MY_SINK", "URL"],
+                vec!["sinks", "My-Sink", "url"],
+            ),
             (vec!["SINKS", "NEW", "URL"], vec!["sinks", "new", "url"]),
             (vec!["SINKS", "A_B", "URL"], vec!["sinks", "a_b", "url"]),
         ];
@@ -176,9 +197,13 @@ mod tests {
     #[test]
     fn two_variables_can_not_both_be_right() {
         let mut report = Report::default();
-        let env: Environment = [("OUTBOX__RELAY", "x"), ("OUTBOX__RELAY__NAME", "y"), ("OUTBOX__", "z")]
-            .into_iter()
-            .collect();
+        let env: Environment = [
+            ("OUTBOX__RELAY", "x"),
+            ("OUTBOX__RELAY__NAME", "y"),
+            ("OUTBOX__", "z"),
+        ]
+        .into_iter()
+        .collect();
         assignments(&env, &Dict::new(), &mut report);
         let (errors, _) = report.into_findings();
         let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
@@ -191,6 +216,9 @@ mod tests {
     fn debug_shows_no_values() {
         let env: Environment = [("A", "hunter2")].into_iter().collect();
         let overrides = Overrides::none().with("--x", &["a"], "hunter2");
-        assert_eq!(format!("{env:?} {overrides:?}"), r#"{"A"} [("--x", ["a"])]"#);
+        assert_eq!(
+            format!("{env:?} {overrides:?}"),
+            r#"{"A"} [("--x", ["a"])]"#
+        );
     }
 }

@@ -22,7 +22,12 @@ impl KeyPath {
 
     /// The path of `names`, each a key of the table before.
     pub(super) fn of<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
-        Self(names.into_iter().map(|name| Segment::Key(name.to_owned())).collect())
+        Self(
+            names
+                .into_iter()
+                .map(|name| Segment::Key(name.to_owned()))
+                .collect(),
+        )
     }
 
     /// The key `name` of the table at this path.
@@ -190,10 +195,8 @@ impl fmt::Display for Finding {
 pub struct ConfigErrors(Vec<Finding>);
 
 impl ConfigErrors {
-    /// Sorts `findings` by line. What has no line comes last.
-    pub(super) fn new(mut findings: Vec<Finding>) -> Self {
-        findings.sort_by(|a, b| order(a).cmp(&order(b)));
-        Self(findings)
+    pub(super) fn new(findings: Vec<Finding>) -> Self {
+        Self(sorted(findings))
     }
 
     /// The errors.
@@ -203,8 +206,16 @@ impl ConfigErrors {
     }
 }
 
-fn order(finding: &Finding) -> (usize, &KeyPath) {
-    (finding.place.line().unwrap_or(usize::MAX), &finding.path)
+/// The findings in the order of the file, what has no line at the end, and each once: what all sinks share is
+/// looked at with each of them.
+pub(super) fn sorted(mut findings: Vec<Finding>) -> Vec<Finding> {
+    fn key(finding: &Finding) -> (usize, &KeyPath, &str) {
+        let line = finding.place.line().unwrap_or(usize::MAX);
+        (line, &finding.path, &finding.message)
+    }
+    findings.sort_by(|a, b| key(a).cmp(&key(b)));
+    findings.dedup();
+    findings
 }
 
 impl fmt::Display for ConfigErrors {
@@ -227,7 +238,9 @@ mod tests {
 
     #[test]
     fn paths_read_as_toml_writes_them() {
-        let path = KeyPath::of(["sinks", "my.sink", "list"]).index(2).key("x\n");
+        let path = KeyPath::of(["sinks", "my.sink", "list"])
+            .index(2)
+            .key("x\n");
         assert_eq!(path.to_string(), r#"sinks."my.sink".list[2]."x\n""#);
     }
 
@@ -244,13 +257,19 @@ mod tests {
             from,
         };
         let cases = [
-            (file(Some("x.toml"), Some(3), vec![]), "x.toml:3: a.b: wrong"),
+            (
+                file(Some("x.toml"), Some(3), vec![]),
+                "x.toml:3: a.b: wrong",
+            ),
             (file(None, Some(3), vec![]), "line 3: a.b: wrong"),
             (
                 file(None, Some(3), vec!["${X}".to_owned()]),
                 "line 3: a.b: wrong (the value is made of ${X})",
             ),
-            (Place::Variable("V".to_owned()), "environment variable V (a.b): wrong"),
+            (
+                Place::Variable("V".to_owned()),
+                "environment variable V (a.b): wrong",
+            ),
             (Place::Flag("--f".to_owned()), "--f (a.b): wrong"),
             (Place::Nowhere, "a.b: wrong"),
         ];

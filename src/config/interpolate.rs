@@ -36,7 +36,9 @@ pub(super) fn fill(text: &str, env: &Environment) -> Result<Filled, Vec<String>>
             rest = tail;
         } else if let Some(body) = after.strip_prefix('{') {
             let Some((reference, tail)) = body.split_once('}') else {
-                errors.push("`${` is not closed: write `}` after the name, or `$$` for a dollar".to_owned());
+                errors.push(
+                    "`${` is not closed: write `}` after the name, or `$$` for a dollar".to_owned(),
+                );
                 return Err(errors);
             };
             match resolve(reference, env) {
@@ -53,7 +55,11 @@ pub(super) fn fill(text: &str, env: &Environment) -> Result<Filled, Vec<String>>
         }
     }
     filled.text.push_str(rest);
-    if errors.is_empty() { Ok(filled) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(filled)
+    } else {
+        Err(errors)
+    }
 }
 
 /// The value of what stands between the braces, and its name.
@@ -73,7 +79,9 @@ fn resolve<'a>(reference: &'a str, env: &Environment) -> Result<(String, &'a str
         );
     }
     if default.is_some_and(|default| default.contains("${")) {
-        return Err(format!("the default of ${{{name}}} holds another `${{`, which is not supported"));
+        return Err(format!(
+            "the default of ${{{name}}} holds another `${{`, which is not supported"
+        ));
     }
     let value = env.get(name);
     match (value, default) {
@@ -87,8 +95,12 @@ fn resolve<'a>(reference: &'a str, env: &Environment) -> Result<(String, &'a str
 }
 
 fn is_variable_name(name: &str) -> bool {
-    name.bytes().next().is_some_and(|first| !first.is_ascii_digit())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    name.bytes()
+        .next()
+        .is_some_and(|first| !first.is_ascii_digit())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 /// The text of the file without the newline at its end.
@@ -101,7 +113,8 @@ fn read_trimmed(path: &str) -> Result<String, String> {
 /// The text of a file of at most a megabyte, or why it can't be had.
 pub(super) fn read_bounded(path: &Path) -> Result<String, String> {
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
+    let read =
+        File::open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
     let shown = path.display();
     if let Err(error) = read {
         return Err(format!("can't read the file {shown}: {error}"));
@@ -117,7 +130,9 @@ mod tests {
     use super::*;
 
     fn env() -> Environment {
-        [("HOST", "db"), ("EMPTY", ""), ("TRICKY", "${HOST}$$")].into_iter().collect()
+        [("HOST", "db"), ("EMPTY", ""), ("TRICKY", "${HOST}$$")]
+            .into_iter()
+            .collect()
     }
 
     #[test]
@@ -144,7 +159,10 @@ mod tests {
 
     #[test]
     fn what_a_text_was_made_of_is_known() {
-        assert_eq!(fill("$$ {x}", &env()).expect("fine").from, Vec::<String>::new());
+        assert_eq!(
+            fill("$$ {x}", &env()).expect("fine").from,
+            Vec::<String>::new()
+        );
         assert_eq!(fill("${HOST:-q}", &env()).expect("fine").from, ["${HOST}"]);
     }
 
@@ -170,7 +188,12 @@ mod tests {
     #[test]
     fn the_newline_at_the_end_of_a_file_is_trimmed() {
         let path = std::env::temp_dir().join(format!("outbox-relay-secret-{}", std::process::id()));
-        for (content, expected) in [("s3\n", "s3"), ("s3\r\n", "s3"), ("s3", "s3"), ("s3\n\n", "s3\n")] {
+        for (content, expected) in [
+            ("s3\n", "s3"),
+            ("s3\r\n", "s3"),
+            ("s3", "s3"),
+            ("s3\n\n", "s3\n"),
+        ] {
             std::fs::write(&path, content).expect("the temporary folder is writable");
             let filled = fill(&format!("${{file:{}}}", path.display()), &env()).expect("readable");
             assert_eq!(filled.text, expected);

@@ -33,12 +33,18 @@ pub(super) struct Assignment {
 impl Assignment {
     /// Assigns `value` to the key at `path`, which is not empty.
     pub(super) fn new(path: Vec<String>, value: Value, origin: Origin) -> Self {
-        Self { path, value, origin }
+        Self {
+            path,
+            value,
+            origin,
+        }
     }
 
     /// Whether an assignment to `path` would put a table where this one puts something else.
     pub(super) fn is_replaced_by(&self, path: &[String]) -> bool {
-        path.len() > self.path.len() && path.starts_with(&self.path) && self.value.as_dict().is_none()
+        path.len() > self.path.len()
+            && path.starts_with(&self.path)
+            && self.value.as_dict().is_none()
     }
 
     /// The variable or flag.
@@ -62,7 +68,9 @@ impl Provider for Assignment {
 
     fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
         let mut names = self.path.iter().rev();
-        let innermost = names.next().map(|name| Dict::from([(name.clone(), self.value.clone())]));
+        let innermost = names
+            .next()
+            .map(|name| Dict::from([(name.clone(), self.value.clone())]));
         let dict = names.fold(innermost.unwrap_or_default(), |inner, name| {
             Dict::from([(name.clone(), Value::from(inner))])
         });
@@ -105,14 +113,25 @@ pub(super) fn merge(
         figment = figment.merge(assignment);
     }
     let said = values(&figment);
-    for assignment in plain::assignments(document.map(|document| &document.values), &said, env, report) {
+    for assignment in plain::assignments(
+        document.map(|document| &document.values),
+        &said,
+        env,
+        report,
+    ) {
         // `join`, not `merge`: it gives way to what is there.
         figment = figment.join(assignment);
     }
     let merged = values(&figment);
     let mut places = BTreeMap::new();
     for (key, value) in &merged {
-        locate(&KeyPath::root().key(key), value, &figment, file, &mut places);
+        locate(
+            &KeyPath::root().key(key),
+            value,
+            &figment,
+            file,
+            &mut places,
+        );
     }
     report.locate(places);
     merged
@@ -120,11 +139,21 @@ pub(super) fn merge(
 
 fn values(figment: &Figment) -> Dict {
     // None of the layers above can fail to give its data.
-    figment.data().ok().and_then(|mut data| data.remove(&Profile::Default)).unwrap_or_default()
+    figment
+        .data()
+        .ok()
+        .and_then(|mut data| data.remove(&Profile::Default))
+        .unwrap_or_default()
 }
 
 /// Writes down where `value` and what it holds were written.
-fn locate(path: &KeyPath, value: &Value, figment: &Figment, file: &Document, places: &mut BTreeMap<KeyPath, Place>) {
+fn locate(
+    path: &KeyPath,
+    value: &Value,
+    figment: &Figment,
+    file: &Document,
+    places: &mut BTreeMap<KeyPath, Place>,
+) {
     let metadata = figment.get_metadata(value.tag());
     let kind = metadata.map_or("", |metadata| metadata.name.as_ref());
     let name = metadata

@@ -73,9 +73,17 @@ impl Config {
     ///
     /// # Errors
     /// Everything that is wrong with it at once.
-    pub fn from_file(path: &Path, overrides: &Overrides, env: &Environment) -> Result<Loaded, ConfigErrors> {
+    pub fn from_file(
+        path: &Path,
+        overrides: &Overrides,
+        env: &Environment,
+    ) -> Result<Loaded, ConfigErrors> {
         match interpolate::read_bounded(path) {
-            Ok(text) => load(Some((&text, Some(&path.display().to_string()))), overrides, env),
+            Ok(text) => load(
+                Some((&text, Some(&path.display().to_string()))),
+                overrides,
+                env,
+            ),
             Err(message) => {
                 let mut report = Report::default();
                 report.error(&KeyPath::root(), message);
@@ -96,7 +104,10 @@ impl Config {
     ///
     /// # Errors
     /// Everything that is wrong with it at once.
-    pub fn from_environment(overrides: &Overrides, env: &Environment) -> Result<Loaded, ConfigErrors> {
+    pub fn from_environment(
+        overrides: &Overrides,
+        env: &Environment,
+    ) -> Result<Loaded, ConfigErrors> {
         load(None, overrides, env)
     }
 }
@@ -121,6 +132,9 @@ fn load(
     let (errors, warnings) = report.into_findings();
     config
         .filter(|_| errors.is_empty())
-        .map(|config| Loaded { config, warnings })
+        .map(|config| Loaded {
+            config,
+            warnings: finding::sorted(warnings),
+        })
         .ok_or_else(|| ConfigErrors::new(errors))
 }

@@ -24,7 +24,13 @@ pub(super) fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a s
 
 /// Insertions, deletions and replacements that make `b` of `a`; a dash is as good as an underscore.
 fn distance(a: &str, b: &str) -> usize {
-    let normal = |c: char| if c == '-' { '_' } else { c.to_ascii_lowercase() };
+    let normal = |c: char| {
+        if c == '-' {
+            '_'
+        } else {
+            c.to_ascii_lowercase()
+        }
+    };
     let b: Vec<char> = b.chars().map(normal).collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, a) in a.chars().map(normal).enumerate() {

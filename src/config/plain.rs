@@ -101,7 +101,11 @@ fn publisher(name: &str) -> Option<&'static Publisher> {
 
 /// The tables in the table `table`.
 fn members<'a>(said: &'a Dict, table: &str) -> impl Iterator<Item = (&'a str, &'a Dict)> {
-    let members = said.get(table).and_then(Value::as_dict).into_iter().flatten();
+    let members = said
+        .get(table)
+        .and_then(Value::as_dict)
+        .into_iter()
+        .flatten();
     members.filter_map(|(name, member)| Some((name.as_str(), member.as_dict()?)))
 }
 
@@ -113,7 +117,10 @@ struct Plain<'a> {
 
 impl Plain<'_> {
     fn get(&self, variable: &str) -> Option<&str> {
-        self.env.get(variable).map(str::trim).filter(|value| !value.is_empty())
+        self.env
+            .get(variable)
+            .map(str::trim)
+            .filter(|value| !value.is_empty())
     }
 
     fn is_set(&self, variable: &str) -> bool {
@@ -123,7 +130,11 @@ impl Plain<'_> {
     /// Assigns what the variable says, if it is set, to the key.
     fn variable(&mut self, path: &[&str], variable: &str) {
         if let Some(value) = self.get(variable).map(str::to_owned) {
-            self.assign(path, Value::from(value), Origin::Variable(variable.to_owned()));
+            self.assign(
+                path,
+                Value::from(value),
+                Origin::Variable(variable.to_owned()),
+            );
         }
     }
 
@@ -141,7 +152,9 @@ impl Plain<'_> {
         self.variable(&["sources", name, "url"], "DATABASE_URL");
         self.variable(&["sources", name, "mode"], "OUTBOX_MODE");
         self.variable(&["sources", name, "poll_interval"], "OUTBOX_POLL_INTERVAL");
-        let mode = mode.or(self.get("OUTBOX_MODE")).unwrap_or(availability::DEFAULT_MODE);
+        let mode = mode
+            .or(self.get("OUTBOX_MODE"))
+            .unwrap_or(availability::DEFAULT_MODE);
         if mode == "notify" {
             self.variable(&["sources", name, "fallback_interval"], "FALLBACK_INTERVAL");
         }
@@ -159,7 +172,11 @@ impl Plain<'_> {
             let place = Place::Variable("PUBLISHER_TYPE".to_owned());
             let names = PUBLISHERS.map(|publisher| publisher.name).join(", ");
             let path = KeyPath::root().key("sinks");
-            self.report.error_at(&path, place, format!("is no publisher: write one of {names}"));
+            self.report.error_at(
+                &path,
+                place,
+                format!("is no publisher: write one of {names}"),
+            );
             self.report.strike(&path);
             return;
         };

@@ -29,11 +29,17 @@ const SIZE_UNITS: [(&str, u64); 9] = [
 /// Why a text is no duration or size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum QuantityError {
-    #[error("is not a duration: write a whole number and a unit (ms, s, m, h, d), such as \"500ms\" or \"1h30m\"")]
+    #[error(
+        "is not a duration: write a whole number and a unit (ms, s, m, h, d), such as \"500ms\" or \"1h30m\""
+    )]
     NotADuration,
-    #[error("names its units in the wrong order: write the longest first and each once, such as \"1h30m\"")]
+    #[error(
+        "names its units in the wrong order: write the longest first and each once, such as \"1h30m\""
+    )]
     UnitOrder,
-    #[error("is not a size: write a whole number and a unit (B, KB, MB, GB, TB, KiB, MiB, GiB, TiB), such as \"64MiB\"")]
+    #[error(
+        "is not a size: write a whole number and a unit (B, KB, MB, GB, TB, KiB, MiB, GiB, TiB), such as \"64MiB\""
+    )]
     NotASize,
     #[error("is too large to count")]
     TooLarge,
@@ -129,7 +135,11 @@ mod tests {
             ("0s", 0),
         ];
         for (text, millis) in cases {
-            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_millis(millis)),
+                "{text}"
+            );
         }
     }
 
@@ -169,7 +179,9 @@ mod tests {
         for (text, bytes) in cases {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
-        for text in ["", "64", "MiB", "64mib", "64 MiB", "1MiB1KiB", "-1B", "1.5MiB"] {
+        for text in [
+            "", "64", "MiB", "64mib", "64 MiB", "1MiB1KiB", "-1B", "1.5MiB",
+        ] {
             assert_eq!(parse_size(text), Err(QuantityError::NotASize), "{text}");
         }
         assert_eq!(parse_size("99999999999TiB"), Err(QuantityError::TooLarge));
@@ -177,8 +189,12 @@ mod tests {
 
     #[test]
     fn quantities_show_in_their_largest_whole_unit() {
-        let shown = [1, 1_500, 60_000, 3_600_000].map(|millis| show_duration(Duration::from_millis(millis)));
+        let shown = [1, 1_500, 60_000, 3_600_000]
+            .map(|millis| show_duration(Duration::from_millis(millis)));
         assert_eq!(shown, ["1ms", "1500ms", "1m", "1h"]);
-        assert_eq!([1, 1_000, 1_024, 64 << 20].map(show_size), ["1B", "1000B", "1KiB", "64MiB"]);
+        assert_eq!(
+            [1, 1_000, 1_024, 64 << 20].map(show_size),
+            ["1B", "1000B", "1KiB", "64MiB"]
+        );
     }
 }

@@ -15,14 +15,17 @@ use super::finding::KeyPath;
 use super::nearest::did_you_mean;
 use super::report::Report;
 use super::schema::keys_of;
-use super::typed::{Root, Route, Sink, SinkCommon, SinkKind, Source, SourceCommon, SourceKind, Sqlite};
+use super::typed::{
+    Root, Route, Sink, SinkCommon, SinkKind, Source, SourceCommon, SourceKind, Sqlite,
+};
 
 /// Errors reported per table at most; each costs another reading of it.
 const MAX_ERRORS_PER_TABLE: usize = 50;
 
 /// Types of sources and of sinks, as `type` names them.
 pub(super) const SOURCE_TYPES: [&str; 2] = ["postgres", "sqlite"];
-pub(super) const SINK_TYPES: [&str; 6] = ["jetstream", "kafka", "mock", "nats", "rabbitmq", "stdout"];
+pub(super) const SINK_TYPES: [&str; 6] =
+    ["jetstream", "kafka", "mock", "nats", "rabbitmq", "stdout"];
 
 /// Tables of the file that are read member by member.
 pub(super) const MEMBER_TABLES: [&str; 3] = ["sources", "sinks", "routes"];
@@ -91,7 +94,10 @@ fn list(path: &KeyPath, value: Option<Value>, report: &mut Report) -> Vec<Route>
         Some(Value::Array(_, items)) => items,
         Some(other) => {
             let kind = describe(&other.to_actual());
-            report.error(path, format!("must be a list of tables, each written as [[routes]], not {kind}"));
+            report.error(
+                path,
+                format!("must be a list of tables, each written as [[routes]], not {kind}"),
+            );
             report.strike(path);
             return Vec::new();
         }
@@ -110,7 +116,9 @@ fn source(path: &KeyPath, dict: Dict, report: &mut Report) -> Source {
     let (name, common, own) = split::<SourceCommon>(path, dict, &SOURCE_TYPES, report);
     let also = common_keys::<SourceCommon>();
     let kind = match name {
-        Some("postgres") => Some(SourceKind::Postgres(Box::new(own_table(path, own, &also, report)))),
+        Some("postgres") => Some(SourceKind::Postgres(Box::new(own_table(
+            path, own, &also, report,
+        )))),
         Some("sqlite") => {
             own_table::<Sqlite>(path, own, &also, report);
             Some(SourceKind::Sqlite)
@@ -124,11 +132,19 @@ fn sink(path: &KeyPath, dict: Dict, report: &mut Report) -> Sink {
     let (name, common, own) = split::<SinkCommon>(path, dict, &SINK_TYPES, report);
     let also = common_keys::<SinkCommon>();
     let kind = match name {
-        Some("jetstream") => Some(SinkKind::Jetstream(Box::new(own_table(path, own, &also, report)))),
-        Some("kafka") => Some(SinkKind::Kafka(Box::new(own_table(path, own, &also, report)))),
+        Some("jetstream") => Some(SinkKind::Jetstream(Box::new(own_table(
+            path, own, &also, report,
+        )))),
+        Some("kafka") => Some(SinkKind::Kafka(Box::new(own_table(
+            path, own, &also, report,
+        )))),
         Some("mock") => Some(SinkKind::Mock(own_table(path, own, &also, report))),
-        Some("nats") => Some(SinkKind::Nats(Box::new(own_table(path, own, &also, report)))),
-        Some("rabbitmq") => Some(SinkKind::Rabbitmq(Box::new(own_table(path, own, &also, report)))),
+        Some("nats") => Some(SinkKind::Nats(Box::new(own_table(
+            path, own, &also, report,
+        )))),
+        Some("rabbitmq") => Some(SinkKind::Rabbitmq(Box::new(own_table(
+            path, own, &also, report,
+        )))),
         Some("stdout") => Some(SinkKind::Stdout(own_table(path, own, &also, report))),
         _ => None,
     };
@@ -158,14 +174,20 @@ fn member_type(
     let value = report.required(path, value, &format!("write one of {choices}"))?;
     let Some(text) = value.as_str() else {
         let kind = describe(&value.to_actual());
-        report.error(path, format!("must be a string, not {kind}: write one of {choices}"));
+        report.error(
+            path,
+            format!("must be a string, not {kind}: write one of {choices}"),
+        );
         return None;
     };
     let known = types.iter().find(|name| **name == text).copied();
     if known.is_none() {
         let quoted = report.quote(path, text);
         let hint = did_you_mean(text, types.iter().copied());
-        report.error(path, format!("{quoted} is no type{hint}: write one of {choices}"));
+        report.error(
+            path,
+            format!("{quoted} is no type{hint}: write one of {choices}"),
+        );
     }
     known
 }
@@ -187,14 +209,25 @@ fn own_table<T: DeserializeOwned + Default + JsonSchema>(
 }
 
 /// Reads one table; `also` are keys that it may have and that were read elsewhere.
-fn table<T: DeserializeOwned + Default>(path: &KeyPath, mut dict: Dict, also: &[&str], report: &mut Report) -> T {
+fn table<T: DeserializeOwned + Default>(
+    path: &KeyPath,
+    mut dict: Dict,
+    also: &[&str],
+    report: &mut Report,
+) -> T {
     for _ in 0..MAX_ERRORS_PER_TABLE {
         let error = match Figment::from(Table(&dict)).extract_lossy() {
             Ok(table) => return table,
             Err(error) => error,
         };
         let (at, names) = locate(path, &dict, &error);
-        let message = explain(&at, &error.kind, also, at.parent().as_ref() == Some(path), report);
+        let message = explain(
+            &at,
+            &error.kind,
+            also,
+            at.parent().as_ref() == Some(path),
+            report,
+        );
         report.error(&at, message);
         report.strike(&KeyPath::of(names.iter().map(String::as_str)).below(path));
         if !remove(&mut dict, &names) {
@@ -256,7 +289,9 @@ fn remove(dict: &mut Dict, names: &[String]) -> bool {
 /// What is wrong, in words; never the value, which may be a secret.
 fn explain(at: &KeyPath, kind: &Kind, also: &[&str], is_own: bool, report: &Report) -> String {
     match kind {
-        Kind::InvalidType(actual, expected) => format!("must be {}, not {}", in_words(expected), describe(actual)),
+        Kind::InvalidType(actual, expected) => {
+            format!("must be {}, not {}", in_words(expected), describe(actual))
+        }
         Kind::InvalidValue(_, expected) | Kind::InvalidLength(_, expected) => {
             format!("must be {}", in_words(expected))
         }

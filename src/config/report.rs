@@ -69,7 +69,12 @@ impl Report {
     }
 
     /// `given`, or the error that it is missing unless that was reported already.
-    pub(super) fn required<T>(&mut self, path: &KeyPath, given: Option<T>, what_to_do: &str) -> Option<T> {
+    pub(super) fn required<T>(
+        &mut self,
+        path: &KeyPath,
+        given: Option<T>,
+        what_to_do: &str,
+    ) -> Option<T> {
         if given.is_none() && !self.is_struck(path) {
             self.error(path, format!("is missing: {what_to_do}"));
         }

@@ -6,7 +6,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::typed::{
-    Jetstream, Kafka, Mock, Nats, Postgres, Rabbitmq, Root, Route, SinkCommon, SourceCommon, Sqlite, Stdout,
+    Jetstream, Kafka, Mock, Nats, Postgres, Rabbitmq, Root, Route, SinkCommon, SourceCommon,
+    Sqlite, Stdout,
 };
 
 /// The JSON Schema of the configuration file: every key with what it means and its default.
@@ -54,7 +55,10 @@ pub fn schema() -> Schema {
         }),
     );
     schema.insert("title".to_owned(), json!("outbox-relay configuration"));
-    schema.insert("$defs".to_owned(), Value::from(generator.take_definitions(true)));
+    schema.insert(
+        "$defs".to_owned(),
+        Value::from(generator.take_definitions(true)),
+    );
     RecursiveTransform(as_written_in_toml).transform(&mut schema);
     schema
 }
@@ -66,7 +70,10 @@ pub(super) fn keys_of<T: JsonSchema>() -> Vec<String> {
 }
 
 /// The schema of a source or sink of type `name`: its own keys and those of every type.
-fn member<Common: JsonSchema, Own: JsonSchema>(name: &str, generator: &mut SchemaGenerator) -> Schema {
+fn member<Common: JsonSchema, Own: JsonSchema>(
+    name: &str,
+    generator: &mut SchemaGenerator,
+) -> Schema {
     let mut properties = Map::from_iter([("type".to_owned(), json!({ "const": name }))]);
     properties.append(properties_of(&mut Own::json_schema(generator)));
     properties.append(properties_of(&mut Common::json_schema(generator)));
@@ -118,7 +125,9 @@ fn as_written_in_toml(schema: &mut Schema) {
             }
         }
     }
-    if let Some(name @ ("integer" | "number" | "boolean")) = object.get("type").and_then(Value::as_str) {
+    if let Some(name @ ("integer" | "number" | "boolean")) =
+        object.get("type").and_then(Value::as_str)
+    {
         let types = json!([name, "string"]);
         object.insert("type".to_owned(), types);
         object.insert("pattern".to_owned(), json!(r"\$\{.+\}"));

@@ -216,7 +216,9 @@ impl<'de> Deserialize<'de> for To {
             type Value = To;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("true, a destination in quotes, or a table such as { queue = \"picks\" }")
+                f.write_str(
+                    "true, a destination in quotes, or a table such as { queue = \"picks\" }",
+                )
             }
 
             fn visit_bool<E: Error>(self, default: bool) -> Result<To, E> {

@@ -30,7 +30,9 @@ impl DefaultUse {
         };
         if typed.routes.iter().any(says_true) {
             Self::ByRoute
-        } else if typed.routes.is_empty() && !report.is_struck_within(&KeyPath::root().key("routes")) {
+        } else if typed.routes.is_empty()
+            && !report.is_struck_within(&KeyPath::root().key("routes"))
+        {
             Self::Always
         } else {
             Self::Never
@@ -84,9 +86,13 @@ impl SinkKind {
     /// What a route may write for the sink.
     fn what_to_write(&self) -> &'static str {
         match self {
-            Self::Jetstream(_) | Self::Nats(_) => "true, \"a.subject\" or { subject = \"a.subject\" }",
+            Self::Jetstream(_) | Self::Nats(_) => {
+                "true, \"a.subject\" or { subject = \"a.subject\" }"
+            }
             Self::Kafka(_) => "true, \"a-topic\" or { topic = \"a-topic\" }",
-            Self::Rabbitmq(_) => "true, { queue = \"a-queue\" } or { exchange = \"an-exchange\", routing_key = \"a.key\" }",
+            Self::Rabbitmq(_) => {
+                "true, { queue = \"a-queue\" } or { exchange = \"an-exchange\", routing_key = \"a.key\" }"
+            }
             Self::Mock(_) | Self::Stdout(_) => "true, for it has one place only",
         }
     }
@@ -103,7 +109,9 @@ pub(super) fn default_destination(
     let key = path.key(kind.default_key());
     if used == DefaultUse::Always && !kind.has_default() {
         let key_name = kind.default_key();
-        let advice = format!("set {key_name}, the default destination, or say with [[routes]] what goes where");
+        let advice = format!(
+            "set {key_name}, the default destination, or say with [[routes]] what goes where"
+        );
         report.required(&key, None::<()>, &advice);
     }
     // A default that no route uses chooses nothing.
@@ -137,26 +145,37 @@ pub(super) fn routed(
     report: &mut Report,
 ) -> Option<DestinationTemplate> {
     let kind = sink.kind.as_ref()?;
+    if report.is_struck_within(path) {
+        // What is left of the table is not what was written.
+        return None;
+    }
     let unconfined = sink.common.unconfined == Some(true);
     let is_subject = matches!(kind, SinkKind::Jetstream(_) | SinkKind::Nats(_));
     match (kind, to) {
         (_, To::Default(false)) => {
-            report.error(path, "false means nothing: leave the sink out, and it skips the event");
+            report.error(
+                path,
+                "false means nothing: leave the sink out, and it skips the event",
+            );
             None
         }
         (_, To::Default(true)) => default_of_route(path, sink_name, sink, kind, report),
         (SinkKind::Kafka(_), To::Name(text)) => name(path, Place::Topic, text, unconfined, report),
         (_, To::Name(text)) if is_subject => name(path, Place::Subject, text, unconfined, report),
-        (SinkKind::Rabbitmq(_), To::Table(table)) if table.subject.is_none() && table.topic.is_none() => {
+        (SinkKind::Rabbitmq(_), To::Table(table)) if table.is_amqp() => {
             exchange(path, table, unconfined, report)
         }
         (_, To::Table(table)) => match (table.only_name(), kind) {
             (Some((Place::Topic, text)), SinkKind::Kafka(_)) => {
                 name(&path.key("topic"), Place::Topic, text, unconfined, report)
             }
-            (Some((Place::Subject, text)), _) if is_subject => {
-                name(&path.key("subject"), Place::Subject, text, unconfined, report)
-            }
+            (Some((Place::Subject, text)), _) if is_subject => name(
+                &path.key("subject"),
+                Place::Subject,
+                text,
+                unconfined,
+                report,
+            ),
             _ => wrong_kind(path, kind, report),
         },
         (_, To::Name(_)) => wrong_kind(path, kind, report),
@@ -166,7 +185,10 @@ pub(super) fn routed(
 fn wrong_kind(path: &KeyPath, kind: &SinkKind, report: &mut Report) -> Option<DestinationTemplate> {
     let type_name = kind.type_name();
     let write = kind.what_to_write();
-    report.error(path, format!("is no destination of a sink of type {type_name}: write {write}"));
+    report.error(
+        path,
+        format!("is no destination of a sink of type {type_name}: write {write}"),
+    );
     None
 }
 
@@ -181,13 +203,30 @@ fn default_of_route(
     let sink_path = KeyPath::of(["sinks", sink_name]);
     let key = sink_path.key(kind.default_key());
     if !kind.has_default() && !report.is_struck(&key) {
-        report.error(path, format!("the sink has no default destination: set {key}, or write the destination here"));
+        report.error(
+            path,
+            format!(
+                "the sink has no default destination: set {key}, or write the destination here"
+            ),
+        );
     }
     // Errors about the default were reported with the sink itself.
-    default_destination(&sink_path, sink, DefaultUse::ByRoute, &mut Report::default())
+    default_destination(
+        &sink_path,
+        sink,
+        DefaultUse::ByRoute,
+        &mut Report::default(),
+    )
 }
 
 impl ToTable {
+    /// Whether the table has keys of AMQP and no others.
+    fn is_amqp(&self) -> bool {
+        let amqp = [&self.queue, &self.exchange, &self.routing_key];
+        let others = [&self.subject, &self.topic];
+        amqp.iter().any(|key| key.is_some()) && others.iter().all(|key| key.is_none())
+    }
+
     /// The topic or subject, if the table has just that.
     fn only_name(&self) -> Option<(Place, &str)> {
         match self {
@@ -210,15 +249,27 @@ impl ToTable {
     }
 }
 
-fn name(path: &KeyPath, place: Place, text: &str, unconfined: bool, report: &mut Report) -> Option<DestinationTemplate> {
+fn name(
+    path: &KeyPath,
+    place: Place,
+    text: &str,
+    unconfined: bool,
+    report: &mut Report,
+) -> Option<DestinationTemplate> {
     template(path, place, text, unconfined, report).map(DestinationTemplate::Name)
 }
 
 /// A queue, or an exchange with a routing key, whose keys stand in the table at `path`.
-fn exchange(path: &KeyPath, typed: &ToTable, unconfined: bool, report: &mut Report) -> Option<DestinationTemplate> {
+fn exchange(
+    path: &KeyPath,
+    typed: &ToTable,
+    unconfined: bool,
+    report: &mut Report,
+) -> Option<DestinationTemplate> {
     match (&typed.queue, &typed.exchange, &typed.routing_key) {
         (Some(queue), None, None) => {
-            let routing_key = template(&path.key("queue"), Place::Queue, queue, unconfined, report)?;
+            let routing_key =
+                template(&path.key("queue"), Place::Queue, queue, unconfined, report)?;
             Some(DestinationTemplate::Exchange {
                 exchange: String::new(),
                 routing_key,
@@ -227,29 +278,54 @@ fn exchange(path: &KeyPath, typed: &ToTable, unconfined: bool, report: &mut Repo
         (None, Some(exchange), Some(key)) => {
             let exchange_path = path.key("exchange");
             if exchange.is_empty() {
-                report.error(&exchange_path, "is empty: name an exchange, or write queue instead");
+                report.error(
+                    &exchange_path,
+                    "is empty: name an exchange, or write queue instead",
+                );
             } else if exchange.contains(['{', '}']) {
-                report.error(&exchange_path, "is no template: events must not choose the exchange");
+                report.error(
+                    &exchange_path,
+                    "is no template: events must not choose the exchange",
+                );
             }
-            let routing_key = template(&path.key("routing_key"), Place::RoutingKey, key, true, report)?;
+            let routing_key = template(
+                &path.key("routing_key"),
+                Place::RoutingKey,
+                key,
+                true,
+                report,
+            )?;
             Some(DestinationTemplate::Exchange {
                 exchange: exchange.clone(),
                 routing_key,
             })
         }
         (Some(_), _, _) => {
-            report.error(&path.key("queue"), "stands beside exchange or routing_key: keep queue, or the two others");
+            report.error(
+                &path.key("queue"),
+                "stands beside exchange or routing_key: keep queue, or the two others",
+            );
             None
         }
-        (None, Some(_), None) => {
-            report.required(&path.key("routing_key"), None, "exchange needs a routing_key, such as \"{event_type}\"")
+        (None, Some(_), None) => report.required(
+            &path.key("routing_key"),
+            None,
+            "exchange needs a routing_key, such as \"{event_type}\"",
+        ),
+        (None, None, Some(_)) => {
+            report.required(&path.key("exchange"), None, "routing_key needs an exchange")
         }
-        (None, None, Some(_)) => report.required(&path.key("exchange"), None, "routing_key needs an exchange"),
         (None, None, None) => None,
     }
 }
 
-fn template(path: &KeyPath, place: Place, text: &str, unconfined: bool, report: &mut Report) -> Option<Template> {
+fn template(
+    path: &KeyPath,
+    place: Place,
+    text: &str,
+    unconfined: bool,
+    report: &mut Report,
+) -> Option<Template> {
     if text.is_empty() {
         report.error(path, "is empty: write where events go");
         return None;
@@ -300,7 +376,9 @@ fn complaint(place: Place, literal: &str) -> Option<&'static str> {
         return Some("holds a control character");
     }
     match place {
-        Place::Subject if literal.contains(char::is_whitespace) => Some("holds a space, which no subject may have"),
+        Place::Subject if literal.contains(char::is_whitespace) => {
+            Some("holds a space, which no subject may have")
+        }
         Place::Subject if literal.contains(['*', '>']) => {
             Some("holds a wildcard (`*` or `>`): events are published to one subject each")
         }

@@ -63,15 +63,25 @@ fn relay(path: &KeyPath, typed: &typed::Relay, report: &mut Report) -> Relay {
 
 fn admin(path: &KeyPath, typed: &typed::Admin, report: &mut Report) -> Admin {
     let loopback = SocketAddr::from(([127, 0, 0, 1], 8080));
-    let listen = typed.listen.as_ref().map_or(Ok(loopback), |text| text.parse());
+    let listen = typed
+        .listen
+        .as_ref()
+        .map_or(Ok(loopback), |text| text.parse());
     if listen.is_err() {
         report.error(
             &path.key("listen"),
             "must be an IP address and a port, such as \"127.0.0.1:8080\" or \"[::]:8080\"",
         );
     }
-    if typed.token.as_ref().is_some_and(|token| token.expose().is_empty()) {
-        report.error(&path.key("token"), "is empty: set a token, or leave the key out");
+    if typed
+        .token
+        .as_ref()
+        .is_some_and(|token| token.expose().is_empty())
+    {
+        report.error(
+            &path.key("token"),
+            "is empty: set a token, or leave the key out",
+        );
     }
     Admin {
         listen: listen.unwrap_or(loopback),
@@ -81,9 +91,16 @@ fn admin(path: &KeyPath, typed: &typed::Admin, report: &mut Report) -> Admin {
     }
 }
 
-fn sources(path: &KeyPath, typed: &Typed, report: &mut Report) -> BTreeMap<String, super::validated::Source> {
+fn sources(
+    path: &KeyPath,
+    typed: &Typed,
+    report: &mut Report,
+) -> BTreeMap<String, super::validated::Source> {
     if typed.sources.is_empty() && !report.is_struck_within(path) {
-        report.error(path, "there is none: write a table [sources.NAME], or set DATABASE_URL");
+        report.error(
+            path,
+            "there is none: write a table [sources.NAME], or set DATABASE_URL",
+        );
     }
     let sources = typed.sources.iter();
     sources
@@ -95,7 +112,12 @@ fn sources(path: &KeyPath, typed: &Typed, report: &mut Report) -> BTreeMap<Strin
 }
 
 /// The keys of `own`, and where they are not set those of `shared`. `paths` are those of the two tables.
-fn retry(paths: [&KeyPath; 2], own: &typed::Retry, shared: &typed::Retry, report: &mut Report) -> Retry {
+fn retry(
+    paths: [&KeyPath; 2],
+    own: &typed::Retry,
+    shared: &typed::Retry,
+    report: &mut Report,
+) -> Retry {
     let key = |name: &str, is_own: bool| paths[usize::from(!is_own)].key(name);
     let bounds = Duration::from_millis(1)..=24 * HOUR;
     let initial = key("initial_delay", own.initial_delay.is_some());
@@ -105,7 +127,10 @@ fn retry(paths: [&KeyPath; 2], own: &typed::Retry, shared: &typed::Retry, report
     let given = own.max_delay.as_ref().or(shared.max_delay.as_ref());
     let max_delay = duration(report, &max, given, 30 * SECOND, bounds);
     if initial_delay > max_delay {
-        report.error(&initial, format!("is longer than {max}, which limits it: lower it, or raise that one"));
+        report.error(
+            &initial,
+            format!("is longer than {max}, which limits it: lower it, or raise that one"),
+        );
     }
     Retry {
         max_retries: count(
@@ -121,7 +146,12 @@ fn retry(paths: [&KeyPath; 2], own: &typed::Retry, shared: &typed::Retry, report
 }
 
 /// Like [`retry`], for `[envelope]`.
-fn envelope(paths: [&KeyPath; 2], own: &typed::Envelope, shared: &typed::Envelope, report: &mut Report) -> Envelope {
+fn envelope(
+    paths: [&KeyPath; 2],
+    own: &typed::Envelope,
+    shared: &typed::Envelope,
+    report: &mut Report,
+) -> Envelope {
     let key = |name: &str, is_own: bool| paths[usize::from(!is_own)].key(name);
     let format = envelope_format(
         &key("format", own.format.is_some()),
@@ -129,14 +159,23 @@ fn envelope(paths: [&KeyPath; 2], own: &typed::Envelope, shared: &typed::Envelop
         report,
     );
     let path = key("aggregate_field", own.aggregate_field.is_some());
-    let field = own.aggregate_field.as_deref().or(shared.aggregate_field.as_deref());
+    let field = own
+        .aggregate_field
+        .as_deref()
+        .or(shared.aggregate_field.as_deref());
     let field = field.unwrap_or("aggregateId");
     if field.is_empty() {
-        report.error(&path, "is empty: name the key that is to hold the aggregate id");
+        report.error(
+            &path,
+            "is empty: name the key that is to hold the aggregate id",
+        );
     }
     if ENVELOPE_KEYS.contains(&field) {
         let taken = ENVELOPE_KEYS.join(", ");
-        report.error(&path, format!("is a key that the envelope has already ({taken}): choose another"));
+        report.error(
+            &path,
+            format!("is a key that the envelope has already ({taken}): choose another"),
+        );
     }
     if format == Format::Raw && own.aggregate_field.is_some() {
         report.warn(&path, "does nothing: only the format json has this key");
@@ -169,7 +208,10 @@ fn tls(path: &KeyPath, typed: &typed::Tls, report: &mut Report) -> Tls {
     let mut file = |key: &str, given: &Option<String>| {
         let given = given.as_ref()?;
         if given.is_empty() {
-            report.error(&path.key(key), "is empty: write the path of a PEM file, or leave the key out");
+            report.error(
+                &path.key(key),
+                "is empty: write the path of a PEM file, or leave the key out",
+            );
         }
         Some(PathBuf::from(given))
     };
@@ -180,11 +222,19 @@ fn tls(path: &KeyPath, typed: &typed::Tls, report: &mut Report) -> Tls {
         (Some(cert), Some(key)) => Some((cert, key)),
         (None, None) => None,
         (Some(_), None) => {
-            report.required(&path.key("key"), None::<()>, "cert needs the key that belongs to it");
+            report.required(
+                &path.key("key"),
+                None::<()>,
+                "cert needs the key that belongs to it",
+            );
             None
         }
         (None, Some(_)) => {
-            report.required(&path.key("cert"), None::<()>, "key needs the certificate that belongs to it");
+            report.required(
+                &path.key("cert"),
+                None::<()>,
+                "key needs the certificate that belongs to it",
+            );
             None
         }
     };

@@ -14,21 +14,36 @@ use crate::config::validated::{Jetstream, JetstreamStream, NatsAuth};
 /// What a server's URL may begin with.
 const SCHEMES: [&str; 4] = ["nats", "tls", "ws", "wss"];
 
-pub(super) fn jetstream(path: &KeyPath, typed: &typed::Jetstream, report: &mut Report) -> Jetstream {
+pub(super) fn jetstream(
+    path: &KeyPath,
+    typed: &typed::Jetstream,
+    report: &mut Report,
+) -> Jetstream {
     let stream = typed.stream.as_ref();
     let stream = stream.and_then(|typed| self::stream(&path.key("stream"), typed, report));
     let expected_path = path.key("expected_stream");
     if let Some(expected) = &typed.expected_stream {
         stream_name(&expected_path, expected, report);
-        if stream.as_ref().is_some_and(|stream| stream.name != *expected) {
-            report.error(&expected_path, "is another stream than the one to create: every event would be refused");
+        if stream
+            .as_ref()
+            .is_some_and(|stream| stream.name != *expected)
+        {
+            report.error(
+                &expected_path,
+                "is another stream than the one to create: every event would be refused",
+            );
         }
     }
     let auth = typed.auth.as_ref();
     Jetstream {
         servers: servers(&path.key("url"), typed.url.as_ref(), report),
-        auth: auth.map_or(NatsAuth::None, |typed| self::auth(&path.key("auth"), typed, report)),
-        tls: typed.tls.as_ref().map(|typed| tls(&path.key("tls"), typed, report)),
+        auth: auth.map_or(NatsAuth::None, |typed| {
+            self::auth(&path.key("auth"), typed, report)
+        }),
+        tls: typed
+            .tls
+            .as_ref()
+            .map(|typed| tls(&path.key("tls"), typed, report)),
         expected_stream: typed.expected_stream.clone(),
         stream,
     }
@@ -51,7 +66,10 @@ fn servers(path: &KeyPath, given: Option<&List<Secret>>, report: &mut Report) ->
         let address = match server.split_once("://") {
             Some((scheme, address)) if SCHEMES.contains(&scheme) => address,
             Some(_) => {
-                report.error(&path, format!("must begin with nats://, tls://, ws:// or wss://: {example}"));
+                report.error(
+                    &path,
+                    format!("must begin with nats://, tls://, ws:// or wss://: {example}"),
+                );
                 continue;
             }
             None => server,
@@ -59,7 +77,10 @@ fn servers(path: &KeyPath, given: Option<&List<Secret>>, report: &mut Report) ->
         if address.rsplit('@').next().is_none_or(str::is_empty) {
             report.error(&path, format!("names no server: {example}"));
         } else if server.contains(char::is_whitespace) {
-            report.error(&path, "holds a space: separate servers by commas, or write a list");
+            report.error(
+                &path,
+                "holds a space: separate servers by commas, or write a list",
+            );
         }
     }
     servers.into_iter().map(Secret::new).collect()
@@ -72,27 +93,58 @@ fn auth(path: &KeyPath, typed: &typed::NatsAuth, report: &mut Report) -> NatsAut
         ("nkey", typed.nkey.is_some()),
         ("creds", typed.creds.is_some()),
     ];
-    let chosen: Vec<&str> = ways.iter().filter(|(_, given)| *given).map(|(way, _)| *way).collect();
+    let chosen: Vec<&str> = ways
+        .iter()
+        .filter(|(_, given)| *given)
+        .map(|(way, _)| *way)
+        .collect();
     if chosen.len() > 1 {
-        report.error(path, format!("has {}: keep one of them", chosen.join(" and ")));
+        report.error(
+            path,
+            format!("has {}: keep one of them", chosen.join(" and ")),
+        );
     }
-    for (key, given) in [("password", &typed.password), ("token", &typed.token), ("nkey", &typed.nkey)] {
-        if given.as_ref().is_some_and(|secret| secret.expose().is_empty()) {
+    for (key, given) in [
+        ("password", &typed.password),
+        ("token", &typed.token),
+        ("nkey", &typed.nkey),
+    ] {
+        if given
+            .as_ref()
+            .is_some_and(|secret| secret.expose().is_empty())
+        {
             report.error(&path.key(key), "is empty: set it, or leave the key out");
         }
     }
     match typed {
         typed::NatsAuth { user, password, .. } if user.is_some() || password.is_some() => {
-            let user = report.required(&path.key("user"), user.clone(), "a password needs the user that it is of");
+            let user = report.required(
+                &path.key("user"),
+                user.clone(),
+                "a password needs the user that it is of",
+            );
             let password = password.clone();
-            let password = report.required(&path.key("password"), password, "a user needs a password");
-            user.zip(password).map_or(NatsAuth::None, |(user, password)| NatsAuth::User(user, password))
+            let password =
+                report.required(&path.key("password"), password, "a user needs a password");
+            user.zip(password)
+                .map_or(NatsAuth::None, |(user, password)| {
+                    NatsAuth::User(user, password)
+                })
         }
-        typed::NatsAuth { token: Some(token), .. } => NatsAuth::Token(token.clone()),
-        typed::NatsAuth { nkey: Some(nkey), .. } => NatsAuth::Nkey(nkey.clone()),
-        typed::NatsAuth { creds: Some(creds), .. } => {
+        typed::NatsAuth {
+            token: Some(token), ..
+        } => NatsAuth::Token(token.clone()),
+        typed::NatsAuth {
+            nkey: Some(nkey), ..
+        } => NatsAuth::Nkey(nkey.clone()),
+        typed::NatsAuth {
+            creds: Some(creds), ..
+        } => {
             if creds.is_empty() {
-                report.error(&path.key("creds"), "is empty: write the path of a credentials file");
+                report.error(
+                    &path.key("creds"),
+                    "is empty: write the path of a credentials file",
+                );
             }
             NatsAuth::Credentials(PathBuf::from(creds))
         }
@@ -101,14 +153,31 @@ fn auth(path: &KeyPath, typed: &typed::NatsAuth, report: &mut Report) -> NatsAut
 }
 
 /// The stream; `None` if it lacks a name or subjects, which is reported.
-fn stream(path: &KeyPath, typed: &typed::JetstreamStream, report: &mut Report) -> Option<JetstreamStream> {
-    let max_age = optional_duration(report, &path.key("max_age"), typed.max_age.as_ref(), SECOND..=3_650 * DAY);
+fn stream(
+    path: &KeyPath,
+    typed: &typed::JetstreamStream,
+    report: &mut Report,
+) -> Option<JetstreamStream> {
+    let max_age = optional_duration(
+        report,
+        &path.key("max_age"),
+        typed.max_age.as_ref(),
+        SECOND..=3_650 * DAY,
+    );
     let window_path = path.key("duplicate_window");
     let smallest = Duration::from_millis(100);
-    let window = optional_duration(report, &window_path, typed.duplicate_window.as_ref(), smallest..=DAY);
+    let window = optional_duration(
+        report,
+        &window_path,
+        typed.duplicate_window.as_ref(),
+        smallest..=DAY,
+    );
     let window = match (window, max_age) {
         (Some(window), Some(age)) if window > age => {
-            report.error(&window_path, "is longer than max_age, which the server refuses: lower it, or raise max_age");
+            report.error(
+                &window_path,
+                "is longer than max_age, which the server refuses: lower it, or raise max_age",
+            );
             window
         }
         // The default gives way to what was asked for.
@@ -116,16 +185,33 @@ fn stream(path: &KeyPath, typed: &typed::JetstreamStream, report: &mut Report) -
         (window, _) => window.unwrap_or(2 * MINUTE),
     };
     let storages = [("file", true), ("memory", false)];
-    let file_storage = choice(report, &path.key("storage"), typed.storage.as_deref(), &storages);
+    let file_storage = choice(
+        report,
+        &path.key("storage"),
+        typed.storage.as_deref(),
+        &storages,
+    );
     let replicas = typed.replicas.unwrap_or(1);
     if ![1, 3, 5].contains(&replicas) {
-        report.error(&path.key("replicas"), "must be 1, 3 or 5: an even number survives no more than the odd one below");
+        report.error(
+            &path.key("replicas"),
+            "must be 1, 3 or 5: an even number survives no more than the odd one below",
+        );
     }
     let largest = i64::MAX.unsigned_abs();
-    let max_bytes = optional_size(report, &path.key("max_bytes"), typed.max_bytes.as_ref(), 1 << 10..=largest);
+    let max_bytes = optional_size(
+        report,
+        &path.key("max_bytes"),
+        typed.max_bytes.as_ref(),
+        1 << 10..=largest,
+    );
     let subjects = subjects(&path.key("subjects"), typed.subjects.as_ref(), report);
     let name = typed.name.clone();
-    let name = report.required(&path.key("name"), name, "say what the stream is called, or take out [stream]");
+    let name = report.required(
+        &path.key("name"),
+        name,
+        "say what the stream is called, or take out [stream]",
+    );
     if let Some(name) = &name {
         stream_name(&path.key("name"), name, report);
     }
@@ -141,10 +227,17 @@ fn stream(path: &KeyPath, typed: &typed::JetstreamStream, report: &mut Report) -
 }
 
 fn subjects(path: &KeyPath, given: Option<&List>, report: &mut Report) -> Option<Vec<String>> {
-    let given = report.required(path, given, "say which subjects the stream captures, such as \"orders.>\"")?;
+    let given = report.required(
+        path,
+        given,
+        "say which subjects the stream captures, such as \"orders.>\"",
+    )?;
     let subjects = given.split();
     if subjects.is_empty() {
-        report.error(path, "is empty: say which subjects the stream captures, such as \"orders.>\"");
+        report.error(
+            path,
+            "is empty: say which subjects the stream captures, such as \"orders.>\"",
+        );
     }
     for subject in &subjects {
         let tokens: Vec<&str> = subject.split('.').collect();
@@ -153,7 +246,10 @@ fn subjects(path: &KeyPath, given: Option<&List>, report: &mut Report) -> Option
             "" => false,
             ">" => position == last,
             "*" => true,
-            token => !token.contains(['*', '>']) && !token.contains(|c: char| c.is_whitespace() || c.is_control()),
+            token => {
+                !token.contains(['*', '>'])
+                    && !token.contains(|c: char| c.is_whitespace() || c.is_control())
+            }
         };
         if !tokens.iter().enumerate().all(is_token) {
             let quoted = report.quote(path, subject);
@@ -164,8 +260,12 @@ fn subjects(path: &KeyPath, given: Option<&List>, report: &mut Report) -> Option
 }
 
 fn stream_name(path: &KeyPath, name: &str, report: &mut Report) {
-    let is_bad = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '.' | '*' | '>' | '/' | '\\');
+    let is_bad =
+        |c: char| c.is_whitespace() || c.is_control() || matches!(c, '.' | '*' | '>' | '/' | '\\');
     if name.is_empty() || name.contains(is_bad) {
-        report.error(path, "is not the name of a stream: no spaces, dots, slashes, `*` or `>`");
+        report.error(
+            path,
+            "is not the name of a stream: no spaces, dots, slashes, `*` or `>`",
+        );
     }
 }

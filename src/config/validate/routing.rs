@@ -12,12 +12,19 @@ use crate::config::typed;
 use crate::config::validated::{DestinationTemplate, Route, Routing, Unrouted};
 use crate::route::Pattern;
 
-const UNROUTED: [(&str, Unrouted); 2] = [("dead-letter", Unrouted::DeadLetter), ("skip", Unrouted::Skip)];
+const UNROUTED: [(&str, Unrouted); 2] = [
+    ("dead-letter", Unrouted::DeadLetter),
+    ("skip", Unrouted::Skip),
+];
 
 /// The routes; `None` if there are none and everything goes everywhere.
 pub(super) fn routing(typed: &Typed, report: &mut Report) -> Option<Routing> {
     let unrouted_path = KeyPath::of(["routing", "unrouted"]);
-    let given = typed.root.routing.as_ref().and_then(|routing| routing.unrouted.as_deref());
+    let given = typed
+        .root
+        .routing
+        .as_ref()
+        .and_then(|routing| routing.unrouted.as_deref());
     let unrouted = choice(report, &unrouted_path, given, &UNROUTED);
     if typed.routes.is_empty() {
         if unrouted.is_some() && !report.is_struck_within(&KeyPath::root().key("routes")) {
@@ -31,7 +38,10 @@ pub(super) fn routing(typed: &Typed, report: &mut Report) -> Option<Routing> {
     for (position, typed_route) in typed.routes.iter().enumerate() {
         let path = path.index(position);
         if let Some(earlier) = everything {
-            report.warn(&path, format!("is never reached: routes[{earlier}] matches every event type before it"));
+            report.warn(
+                &path,
+                format!("is never reached: routes[{earlier}] matches every event type before it"),
+            );
         }
         let route = route(&path, typed_route, typed, report);
         if everything.is_none() && matches_everything(typed_route) {
@@ -68,10 +78,16 @@ fn matches_everything(route: &typed::Route) -> bool {
 fn route(path: &KeyPath, typed_route: &typed::Route, typed: &Typed, report: &mut Report) -> Route {
     let to_path = path.key("to");
     let to = typed_route.to.as_ref();
-    let to = report.required(&to_path, to, "say where these events go, such as { SINK = true }");
+    let to = report.required(
+        &to_path,
+        to,
+        "say where these events go, such as { SINK = true }",
+    );
     Route {
         event_types: event_types(&path.key("event_type"), typed_route, report),
-        to: to.map(|to| destinations(&to_path, to, typed, report)).unwrap_or_default(),
+        to: to
+            .map(|to| destinations(&to_path, to, typed, report))
+            .unwrap_or_default(),
     }
 }
 
@@ -109,7 +125,10 @@ fn destinations(
         let Some(sink) = typed.sinks.get(name) else {
             if !report.is_struck(&KeyPath::of(["sinks", name])) {
                 let hint = did_you_mean(name, typed.sinks.keys().map(String::as_str));
-                report.error(&path, format!("names no sink{hint}: write a table [sinks.NAME] for it"));
+                report.error(
+                    &path,
+                    format!("names no sink{hint}: write a table [sinks.NAME] for it"),
+                );
             }
             continue;
         };

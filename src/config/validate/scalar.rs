@@ -39,7 +39,8 @@ pub(super) fn optional_duration(
     limits: RangeInclusive<Duration>,
 ) -> Option<Duration> {
     let DurationText(text) = given?;
-    let parsed = parse_duration(text).map_err(|error| format!("{} {error}", report.quote(path, text)));
+    let parsed =
+        parse_duration(text).map_err(|error| format!("{} {error}", report.quote(path, text)));
     within(report, path, parsed, limits, show_duration)
 }
 
@@ -73,7 +74,11 @@ pub(super) fn count(
 pub(super) fn share(report: &mut Report, path: &KeyPath, given: Option<f64>) -> f64 {
     let parsed = given.map(Ok);
     parsed
-        .and_then(|parsed| within(report, path, parsed, 0.0..=1.0, |share| format!("{share:.1}")))
+        .and_then(|parsed| {
+            within(report, path, parsed, 0.0..=1.0, |share| {
+                format!("{share:.1}")
+            })
+        })
         .unwrap_or_default()
 }
 
@@ -86,7 +91,11 @@ fn within<T: PartialOrd + Copy, D: Display>(
 ) -> Option<T> {
     let message = match parsed {
         Ok(value) if limits.contains(&value) => return Some(value),
-        Ok(_) => format!("must be from {} to {}", show(*limits.start()), show(*limits.end())),
+        Ok(_) => format!(
+            "must be from {} to {}",
+            show(*limits.start()),
+            show(*limits.end())
+        ),
         Err(message) => message,
     };
     report.error(path, message);
@@ -106,7 +115,13 @@ pub(super) fn choice<T: Copy>(
         let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         let hint = did_you_mean(given, names.iter().copied());
         let quoted = report.quote(path, given);
-        report.error(path, format!("{quoted} is none of its values{hint}: write one of {}", names.join(", ")));
+        report.error(
+            path,
+            format!(
+                "{quoted} is none of its values{hint}: write one of {}",
+                names.join(", ")
+            ),
+        );
     }
     found.map(|(_, meaning)| *meaning)
 }
@@ -114,7 +129,10 @@ pub(super) fn choice<T: Copy>(
 /// Checks the name of a relay, source or sink.
 pub(super) fn name(report: &mut Report, path: &KeyPath, name: &str) {
     let follows = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
-    let begins_well = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let begins_well = name
+        .bytes()
+        .next()
+        .is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     if !begins_well || !name.bytes().all(follows) || name.len() > MAX_NAME {
         report.error(
             path,
@@ -130,6 +148,9 @@ pub(super) fn identifier(report: &mut Report, path: &KeyPath, name: &str) {
     } else if name.len() > MAX_IDENTIFIER {
         report.error(path, "is longer than the 63 bytes that PostgreSQL allows");
     } else if name.chars().any(char::is_control) {
-        report.error(path, "holds a control character, which no name in a database should have");
+        report.error(
+            path,
+            "holds a control character, which no name in a database should have",
+        );
     }
 }

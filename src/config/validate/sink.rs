@@ -23,7 +23,10 @@ const STARTS: [(&str, Start); 3] = [
 /// Every sink that has a usable type; what is wrong with the others is reported.
 pub(super) fn sinks(path: &KeyPath, typed: &Typed, report: &mut Report) -> BTreeMap<String, Sink> {
     if typed.sinks.is_empty() && !report.is_struck_within(path) {
-        report.error(path, "there is none: write a table [sinks.NAME], or set PUBLISHER_TYPE");
+        report.error(
+            path,
+            "there is none: write a table [sinks.NAME], or set PUBLISHER_TYPE",
+        );
     }
     let mut read = BTreeSet::new();
     let mut sinks = BTreeMap::new();
@@ -38,7 +41,10 @@ pub(super) fn sinks(path: &KeyPath, typed: &Typed, report: &mut Report) -> BTree
     if !typed.sinks.is_empty() {
         for idle in typed.sources.keys().filter(|name| !read.contains(*name)) {
             let path = KeyPath::of(["sources", idle]);
-            report.warn(&path, "feeds no sink: name it in the inputs of one, or take it out");
+            report.warn(
+                &path,
+                "feeds no sink: name it in the inputs of one, or take it out",
+            );
         }
     }
     sinks
@@ -67,9 +73,27 @@ fn sink(
     );
     let bytes = bytes.unwrap_or(64 << 20);
     let start = choice(report, &path.key("start"), common.start.as_deref(), &STARTS);
-    let timeout = duration(report, &path.key("timeout"), common.timeout.as_ref(), 5 * SECOND, limits);
-    let max_in_flight = count(report, &path.key("max_in_flight"), common.max_in_flight, 1_024, 1..=65_536);
-    let max_parked = count(report, &path.key("max_parked"), common.max_parked, 10_000, 1..=1_000_000);
+    let timeout = duration(
+        report,
+        &path.key("timeout"),
+        common.timeout.as_ref(),
+        5 * SECOND,
+        limits,
+    );
+    let max_in_flight = count(
+        report,
+        &path.key("max_in_flight"),
+        common.max_in_flight,
+        1_024,
+        1..=65_536,
+    );
+    let max_parked = count(
+        report,
+        &path.key("max_parked"),
+        common.max_parked,
+        10_000,
+        1..=1_000_000,
+    );
     let flush_interval = duration(
         report,
         &path.key("flush_interval"),
@@ -78,8 +102,14 @@ fn sink(
         flushes,
     );
     let retry = retry(retry_paths, &common.retry, &typed.root.retry, report);
-    let envelope = envelope(envelope_paths, &common.envelope, &typed.root.envelope, report);
-    let default_destination = default_destination(path, member, DefaultUse::of(key, typed, report), report);
+    let envelope = envelope(
+        envelope_paths,
+        &common.envelope,
+        &typed.root.envelope,
+        report,
+    );
+    let default_destination =
+        default_destination(path, member, DefaultUse::of(key, typed, report), report);
     let kind = kind(path, member, report)?;
     Some(Sink {
         name: key.to_owned(),
@@ -109,11 +139,19 @@ fn inputs(path: &KeyPath, member: &typed::Sink, typed: &Typed, report: &mut Repo
         } else if !report.is_struck(&KeyPath::of(["sources", input])) {
             let hint = did_you_mean(input, typed.sources.keys().map(String::as_str));
             let quoted = report.quote(path, input);
-            report.error(path, format!("{quoted} is the name of no source{hint}: write a table [sources.NAME] for it"));
+            report.error(
+                path,
+                format!(
+                    "{quoted} is the name of no source{hint}: write a table [sources.NAME] for it"
+                ),
+            );
         }
     }
     if given.items().is_empty() {
-        report.error(path, "is empty: name the sources that feed the sink, or leave the key out for all of them");
+        report.error(
+            path,
+            "is empty: name the sources that feed the sink, or leave the key out for all of them",
+        );
     }
     inputs.into_iter().collect()
 }
@@ -129,7 +167,9 @@ fn kind(path: &KeyPath, member: &typed::Sink, report: &mut Report) -> Option<Sin
         typed::SinkKind::Stdout(_) => Some(SinkKind::Stdout),
         typed::SinkKind::Mock(typed) => Some(SinkKind::Mock(mock(path, typed, report))),
         #[cfg(feature = "nats")]
-        typed::SinkKind::Jetstream(typed) => Some(SinkKind::Jetstream(super::nats::jetstream(path, typed, report))),
+        typed::SinkKind::Jetstream(typed) => Some(SinkKind::Jetstream(super::nats::jetstream(
+            path, typed, report,
+        ))),
         // Reported above.
         _ => None,
     }

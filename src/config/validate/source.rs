@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
-use super::scalar::{DAY, HOUR, SECOND, choice, count, duration, identifier, name, optional_duration};
+use super::scalar::{
+    DAY, HOUR, SECOND, choice, count, duration, identifier, name, optional_duration,
+};
 use super::tls;
 use crate::config::Secret;
 use crate::config::availability;
 use crate::config::finding::KeyPath;
 use crate::config::report::Report;
 use crate::config::typed::{self, ColumnName};
-use crate::config::validated::{AfterDelivery, Columns, Mode, Postgres, Source, SourceKind, TableName};
+use crate::config::validated::{
+    AfterDelivery, Columns, Mode, Postgres, Source, SourceKind, TableName,
+};
 
 const AFTER_DELIVERY: [(&str, AfterDelivery); 3] = [
     ("mark", AfterDelivery::Mark),
@@ -26,7 +30,12 @@ enum Watch {
 const MODES: [(&str, Watch); 2] = [("poll", Watch::Poll), ("notify", Watch::Notify)];
 
 /// The source; `None` if it has no usable type, which is reported.
-pub(super) fn source(path: &KeyPath, key: &str, typed: &typed::Source, report: &mut Report) -> Option<Source> {
+pub(super) fn source(
+    path: &KeyPath,
+    key: &str,
+    typed: &typed::Source,
+    report: &mut Report,
+) -> Option<Source> {
     name(report, path, key);
     let common = &typed.common;
     let after = choice(
@@ -37,11 +46,25 @@ pub(super) fn source(path: &KeyPath, key: &str, typed: &typed::Source, report: &
     );
     let after_delivery = after.unwrap_or(AfterDelivery::Mark);
     let retention_path = path.key("retention");
-    let retention = optional_duration(report, &retention_path, common.retention.as_ref(), SECOND..=3_650 * DAY);
+    let retention = optional_duration(
+        report,
+        &retention_path,
+        common.retention.as_ref(),
+        SECOND..=3_650 * DAY,
+    );
     if retention.is_some() && after_delivery == AfterDelivery::Delete {
-        report.warn(&retention_path, "does nothing: after_delivery = \"delete\" leaves no row to delete later");
+        report.warn(
+            &retention_path,
+            "does nothing: after_delivery = \"delete\" leaves no row to delete later",
+        );
     }
-    let batch_size = count(report, &path.key("batch_size"), common.batch_size, 500, 1..=10_000);
+    let batch_size = count(
+        report,
+        &path.key("batch_size"),
+        common.batch_size,
+        500,
+        1..=10_000,
+    );
     let poll_interval = duration(
         report,
         &path.key("poll_interval"),
@@ -50,7 +73,9 @@ pub(super) fn source(path: &KeyPath, key: &str, typed: &typed::Source, report: &
         Duration::from_millis(1)..=HOUR,
     );
     let kind = match typed.kind.as_ref()? {
-        typed::SourceKind::Postgres(typed) => SourceKind::Postgres(postgres(path, typed, after_delivery, report)),
+        typed::SourceKind::Postgres(typed) => {
+            SourceKind::Postgres(postgres(path, typed, after_delivery, report))
+        }
         typed::SourceKind::Sqlite => {
             if let Err(message) = availability::source_type("sqlite") {
                 report.error(&path.key("type"), message);
@@ -68,7 +93,12 @@ pub(super) fn source(path: &KeyPath, key: &str, typed: &typed::Source, report: &
     })
 }
 
-fn postgres(path: &KeyPath, typed: &typed::Postgres, after: AfterDelivery, report: &mut Report) -> Postgres {
+fn postgres(
+    path: &KeyPath,
+    typed: &typed::Postgres,
+    after: AfterDelivery,
+    report: &mut Report,
+) -> Postgres {
     let columns_path = path.key("columns");
     let columns = columns(&columns_path, &typed.columns, report);
     if columns.sent_at.is_none() && after == AfterDelivery::Mark {
@@ -80,10 +110,17 @@ fn postgres(path: &KeyPath, typed: &typed::Postgres, after: AfterDelivery, repor
     Postgres {
         url: url(&path.key("url"), typed.url.as_ref(), report),
         mode: mode(path, typed, report),
-        table: table(&path.key("table"), typed.table.as_deref().unwrap_or("outbox"), report),
+        table: table(
+            &path.key("table"),
+            typed.table.as_deref().unwrap_or("outbox"),
+            report,
+        ),
         columns,
         wait_for_flush: typed.wait_for_flush.unwrap_or(false),
-        tls: typed.tls.as_ref().map(|typed| tls(&path.key("tls"), typed, report)),
+        tls: typed
+            .tls
+            .as_ref()
+            .map(|typed| tls(&path.key("tls"), typed, report)),
     }
 }
 
@@ -96,10 +133,19 @@ fn url(path: &KeyPath, given: Option<&Secret>, report: &mut Report) -> Secret {
     let text = url.expose();
     if text.is_empty() {
         report.error(path, format!("is empty: {example}"));
-    } else if !["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme)) {
-        report.error(path, format!("must begin with postgres:// or postgresql://: {example}"));
+    } else if !["postgres://", "postgresql://"]
+        .iter()
+        .any(|scheme| text.starts_with(scheme))
+    {
+        report.error(
+            path,
+            format!("must begin with postgres:// or postgresql://: {example}"),
+        );
     } else if text.contains(char::is_whitespace) {
-        report.error(path, "holds a space or a line break: in a URL they are written %20 and %0A");
+        report.error(
+            path,
+            "holds a space or a line break: in a URL they are written %20 and %0A",
+        );
     }
     url.clone()
 }
@@ -122,14 +168,20 @@ fn mode(path: &KeyPath, typed: &typed::Postgres, report: &mut Report) -> Mode {
         return Mode::Notify { fallback };
     }
     if watch == Some(Watch::Poll) && typed.fallback_interval.is_some() {
-        report.warn(&fallback_path, "does nothing with mode = \"poll\": poll_interval says how often the table is read");
+        report.warn(
+            &fallback_path,
+            "does nothing with mode = \"poll\": poll_interval says how often the table is read",
+        );
     }
     Mode::Poll
 }
 
 fn table(path: &KeyPath, text: &str, report: &mut Report) -> TableName {
     if text.contains('"') {
-        report.error(path, "must be written without quotation marks around its parts: it is quoted as it is");
+        report.error(
+            path,
+            "must be written without quotation marks around its parts: it is quoted as it is",
+        );
     }
     let (schema, name) = match text.split_once('.') {
         Some((schema, name)) => (Some(schema), name),
@@ -138,9 +190,15 @@ fn table(path: &KeyPath, text: &str, report: &mut Report) -> TableName {
     if name.contains('.') {
         report.error(path, "has too many dots: write NAME or SCHEMA.NAME");
     } else if text.contains('.') && (name.is_empty() || schema == Some("")) {
-        report.error(path, "lacks the name before or after its dot: write NAME or SCHEMA.NAME");
+        report.error(
+            path,
+            "lacks the name before or after its dot: write NAME or SCHEMA.NAME",
+        );
     } else {
-        schema.into_iter().chain([name]).for_each(|part| identifier(report, path, part));
+        schema
+            .into_iter()
+            .chain([name])
+            .for_each(|part| identifier(report, path, part));
     }
     TableName {
         schema: schema.map(str::to_owned),
@@ -153,7 +211,8 @@ fn columns(path: &KeyPath, typed: &typed::Columns, report: &mut Report) -> Colum
         identifier(report, &path.key(key), name);
         name.to_owned()
     };
-    let mut required = |key: &str, given: &Option<String>| check(key, given.as_deref().unwrap_or(key));
+    let mut required =
+        |key: &str, given: &Option<String>| check(key, given.as_deref().unwrap_or(key));
     let seq = required("seq", &typed.seq);
     let id = required("id", &typed.id);
     let event_type = required("event_type", &typed.event_type);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{FINE, assert_findings, env};
 use crate::config::{
-    Config, ConfigErrors, Environment, Loaded, Overrides, Place, SinkKind, SourceKind,
+    Config, ConfigErrors, Environment, Loaded, Mode, Overrides, Place, SinkKind, SourceKind,
 };
 
 fn alone(variables: &[(&str, &str)]) -> Result<Loaded, ConfigErrors> {
@@ -111,6 +111,32 @@ fn the_environment_alone_is_enough() {
 }
 
 #[test]
+fn the_environment_alone_is_real_time_with_jetstream_only() {
+    let mode = |variables: &[(&str, &str)]| {
+        let config = alone(variables).expect("fine").config;
+        let SourceKind::Postgres(postgres) = &config.sources["default"].kind;
+        postgres.mode
+    };
+    let notify = |seconds| Mode::Notify {
+        fallback: Duration::from_secs(seconds),
+    };
+    let nats = ("NATS_URL", "nats://h");
+    assert_eq!(mode(&[DATABASE]), Mode::Poll);
+    assert_eq!(mode(&[DATABASE, nats]), notify(30));
+    let fallback = ("FALLBACK_INTERVAL", "7s");
+    assert_eq!(mode(&[DATABASE, nats, fallback]), notify(7));
+    assert_eq!(
+        mode(&[DATABASE, nats, ("PUBLISHER_TYPE", "mock")]),
+        Mode::Poll
+    );
+    assert_eq!(mode(&[DATABASE, nats, ("OUTBOX_MODE", "poll")]), Mode::Poll);
+    assert_eq!(
+        mode(&[DATABASE, ("OUTBOX_MODE", "notify"), fallback]),
+        notify(7)
+    );
+}
+
+#[test]
 fn plain_variables_alone() {
     let variables = [
         DATABASE,
@@ -182,8 +208,8 @@ fn what_is_wrong_with_the_environment_alone() {
         &[("sinks.kafka.type", 0, "not available")],
     );
     check(
-        &[DATABASE, ("OUTBOX_MODE", "notify")],
-        &[("sources.default.mode", 0, "not available")],
+        &[DATABASE, ("OUTBOX_MODE", "often")],
+        &[("sources.default.mode", 0, "write one of poll, notify")],
     );
     check(
         &[DATABASE, ("ENABLE_METRICS", "perhaps")],

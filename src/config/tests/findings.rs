@@ -213,14 +213,6 @@ fn types() {
 
 #[test]
 fn what_is_not_built_yet() {
-    check_source(
-        "mode = 'notify'\n",
-        &[(
-            "sources.a.mode",
-            6,
-            "`notify` is not available in this build yet: use poll",
-        )],
-    );
     check(
         "[sources.a]\ntype = 'sqlite'\npath = 'x'\n[sinks.b]\ntype = 'stdout'\n",
         &[(

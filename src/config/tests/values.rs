@@ -26,7 +26,8 @@ fn defaults() {
     assert_eq!(source.after_delivery, AfterDelivery::Mark);
     assert_eq!(source.retention, None);
     let SourceKind::Postgres(postgres) = &source.kind;
-    assert_eq!(postgres.mode, Mode::Poll);
+    let fallback = Duration::from_secs(30);
+    assert_eq!(postgres.mode, Mode::Notify { fallback });
     assert!(!postgres.wait_for_flush && postgres.tls.is_none());
     assert_eq!(postgres.url.expose(), "postgres://h/d");
     let outbox = TableName {

@@ -19,15 +19,15 @@ fn keys_that_do_nothing() {
         &[("routing.unrouted", 7, "does nothing without [[routes]]")],
     );
     check(
-        "[sources.c]\ntype = 'postgres'\nurl = 'postgres://h'\nfallback_interval = '1s'\n\
+        "[sources.c]\ntype = 'postgres'\nurl = 'postgres://h'\nmode = 'poll'\nfallback_interval = '1s'\n\
          after_delivery = 'delete'\nretention = '1d'\n",
         &[
             (
                 "sources.c.fallback_interval",
-                9,
+                10,
                 "does nothing with mode = \"poll\"",
             ),
-            ("sources.c.retention", 11, "leaves no row"),
+            ("sources.c.retention", 12, "leaves no row"),
         ],
     );
 }

@@ -69,7 +69,7 @@ async fn deliver_random_transactions(name: &str, database: &Database, settings: 
         "nothing failed, so nothing is sent twice"
     );
     assert!(
-        figures.median < Duration::from_secs(1),
+        figures.median < Duration::from_secs(3),
         "an open transaction elsewhere must not delay delivery: {figures}"
     );
 }

@@ -220,10 +220,13 @@ impl Writer {
     ) -> sqlx::Result<()> {
         connection.execute("BEGIN").await?;
         if self.random.random_ratio(1, self.load.large_every) {
-            let key = self.random.random_range(0..self.load.keys);
-            return self.write(connection, key, 1_000, pending).await;
+            for key in self.choose_keys(10) {
+                self.write(connection, key, 100, pending).await?;
+            }
+            return Ok(());
         }
-        let keys = self.choose_keys();
+        let count = self.random.random_range(1..=3);
+        let keys = self.choose_keys(count);
         for &key in &keys {
             lock(connection, key).await?;
         }
@@ -243,9 +246,8 @@ impl Writer {
         Ok(())
     }
 
-    /// One to three keys in ascending order, in which all writers lock them.
-    fn choose_keys(&mut self) -> Vec<u32> {
-        let count = self.random.random_range(1..=3);
+    /// Up to `count` keys in ascending order, in which all writers lock them.
+    fn choose_keys(&mut self, count: usize) -> Vec<u32> {
         let mut keys: Vec<u32> = (0..count)
             .map(|_| self.random.random_range(0..self.load.keys))
             .collect();

@@ -147,13 +147,17 @@ impl Pump {
         if self.read_cause == Cause::More || self.read_backoff.has_failed() {
             return;
         }
-        let cause = match waiting {
-            Some(Waiting::Armed { .. }) => Cause::Arming,
-            // From armed to polling: a writer rang. From polling to polling: the pace has changed.
-            _ if self.read_cause == Cause::Poll => return,
-            _ => Cause::Ring,
-        };
-        (self.read_at, self.read_cause) = (Instant::now(), cause);
+        let now = Instant::now();
+        match waiting {
+            // From polling to polling: the pace has changed.
+            Some(Waiting::Polling { every }) if self.read_cause == Cause::Poll => {
+                self.read_at = self.read_at.min(now + every);
+            }
+            // From armed to polling: a writer rang.
+            Some(Waiting::Polling { .. }) => (self.read_at, self.read_cause) = (now, Cause::Ring),
+            Some(Waiting::Armed { .. }) => (self.read_at, self.read_cause) = (now, Cause::Arming),
+            None => {}
+        }
     }
 
     fn take_batch(&mut self, batch: Batch) {

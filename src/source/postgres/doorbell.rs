@@ -9,6 +9,7 @@
 //!
 //! Lock and LISTEN live on one session, used for nothing else and never inside a transaction.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
@@ -102,11 +103,8 @@ impl Doorbell {
         source: &str,
         poll_interval: Duration,
     ) -> Self {
-        // PostgreSQL keeps 63 bytes of it.
-        let session_name: String = format!("outbox-relay bell {relay}/{source}")
-            .chars()
-            .take(63)
-            .collect();
+        // PostgreSQL keeps 63 bytes of it, which two names need not fit into.
+        let session_name = format!("outbox-relay bell {:016x}", hash(relay, source));
         Self {
             options: options.application_name(&session_name),
             names: names.clone(),
@@ -328,6 +326,13 @@ impl Session {
             .await
             .map_err(|_| Lost::Silent)??)
     }
+}
+
+/// Tells relays and sources apart; the same in every process of one build.
+fn hash(relay: &str, source: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (relay, source).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Finds out whether a pooler hands out one server connection to several clients: LISTEN and the lock would then

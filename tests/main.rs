@@ -8,6 +8,7 @@ mod faults;
 mod guard;
 mod lease;
 mod message;
+mod notify;
 mod order;
 mod queries;
 mod support;

@@ -154,7 +154,9 @@ impl Pump {
             reason: error.chain(),
             attempts,
         });
-        self.flush_at = Instant::now();
+        if !self.flush_backoff.has_failed() {
+            self.flush_at = Instant::now();
+        }
     }
 
     /// The broker has answered: an outage is over unless the attempt began before it.

@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::link::limited;
+use super::link::{BEGIN, limited};
 use super::{INCARNATION, Postgres, sql};
 use crate::config;
 use crate::ledger::RangeSet;
@@ -32,6 +32,7 @@ enum Obstacle {
 
 /// The sequence as it is now.
 struct Sequence {
+    name: String,
     filenode: i64,
     last_value: i64,
 }
@@ -39,7 +40,6 @@ struct Sequence {
 /// One attempt to take the lease, inside its transaction.
 struct Acquisition<'a> {
     source: &'a Postgres,
-    sequence: String,
     connection: &'a mut PgConnection,
 }
 
@@ -48,15 +48,13 @@ impl Postgres {
         &self,
         sinks: &[SinkStart],
     ) -> Result<Option<Grant>, SourceError> {
-        let facts = self.inspected().await?;
         let mut link = self.link.lock().await;
         let asked_at = Instant::now();
         let mut connection = link.checkout(ACQUIRE).await?;
         let outcome = limited(ACQUIRE, async {
-            connection.execute("BEGIN").await?;
+            connection.execute(BEGIN).await?;
             let mut acquisition = Acquisition {
                 source: self,
-                sequence: facts.sequence.clone(),
                 connection: &mut connection,
             };
             let outcome = acquisition.run(sinks, asked_at).await?;
@@ -80,12 +78,12 @@ impl Postgres {
     pub(super) async fn try_renew(&self, lease: &LeaseId) -> Result<bool, SourceError> {
         let sql = format!(
             "UPDATE {schema}outbox_lease SET expires_at = clock_timestamp() + interval '{ttl} seconds' \
-             WHERE {key} AND token = '{token}' AND {INCARNATION} = {incarnation} RETURNING token",
+             WHERE {key} AND token = '{token}' AND {unchanged} RETURNING token",
             schema = self.names.schema,
             ttl = LEASE_TTL.as_secs(),
             key = self.key_sql(),
             token = lease.token,
-            incarnation = sql::literal(&lease.incarnation),
+            unchanged = self.names.unchanged(lease),
         );
         let mut renewed = false;
         let mut link = self.link.lock().await;
@@ -119,13 +117,13 @@ impl Postgres {
         // its own token over this one.
         let sql = format!(
             "WITH lease AS (SELECT token FROM {schema}outbox_lease WHERE {key} AND token = '{token}' \
-             AND {INCARNATION} = {incarnation} FOR UPDATE) \
+             AND {unchanged} FOR UPDATE) \
              UPDATE {schema}outbox_ledger AS ledger SET token = lease.token FROM lease WHERE {key} \
              AND sink = {sink} RETURNING ledger.sink, ledger.delivered::text, ledger.closed::text",
             schema = self.names.schema,
             key = self.key_sql(),
             token = lease.token,
-            incarnation = sql::literal(&lease.incarnation),
+            unchanged = self.names.unchanged(lease),
             sink = sql::literal(sink),
         );
         let mut ledger = None;
@@ -200,19 +198,29 @@ impl Acquisition<'_> {
             .bind(&self.source.owner)
             .bind(token);
         let query = query.bind(LEASE_TTL.as_secs_f64());
-        let row = query.fetch_optional(&mut *self.connection).await?;
-        row.map(|row| row.try_get("incarnation")).transpose()
+        let Some(row) = query.fetch_optional(&mut *self.connection).await? else {
+            return Ok(None);
+        };
+        let mark = format!(
+            "INSERT INTO {schema}outbox_incarnation (relay, source, token) VALUES ($1, $2, $3) \
+             ON CONFLICT (relay, source) DO UPDATE SET token = excluded.token"
+        );
+        let query = sqlx::query(AssertSqlSafe(mark)).persistent(false);
+        let query = query.bind(relay).bind(name).bind(token);
+        query.execute(&mut *self.connection).await?;
+        row.try_get("incarnation").map(Some)
     }
 
     async fn sequence_now(&mut self) -> Result<Sequence, sqlx::Error> {
-        let sequence = &self.sequence;
         let sql = format!(
-            "SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS last_value, \
-             pg_relation_filenode({}::regclass)::int8 AS filenode FROM {sequence}",
-            sql::literal(sequence)
+            "SELECT coalesce(pg_sequence_last_value(sequence), 0) AS last_value, \
+             pg_relation_filenode(sequence)::int8 AS filenode, sequence::text AS name \
+             FROM (SELECT {} AS sequence) AS own",
+            self.source.names.sequence()
         );
         let row = self.one(sql).await?;
         Ok(Sequence {
+            name: row.try_get("name")?,
             filenode: row.try_get("filenode")?,
             last_value: row.try_get("last_value")?,
         })
@@ -255,14 +263,14 @@ impl Acquisition<'_> {
             return Ok(Some(format!(
                 "the sequence {} is not the one that the ledgers of source {source} speak of (TRUNCATE … \
                  RESTART IDENTITY, or dump and restore): {hint}",
-                self.sequence
+                sequence.name
             )));
         }
         Ok(delivered.filter(|highest| *highest > sequence.last_value).map(|highest| {
             format!(
                 "the ledgers of source {source} reach up to {highest}, but the sequence {} has only come to \
                  {}: {hint}",
-                self.sequence, sequence.last_value
+                sequence.name, sequence.last_value
             )
         }))
     }

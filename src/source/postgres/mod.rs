@@ -179,7 +179,7 @@ impl Source for Postgres {
     fn ledger_store(&self, lease: &LeaseId, sink: &str) -> Box<dyn LedgerStore> {
         Box::new(store::PostgresLedgerStore {
             link: Link::new(self.options.clone()),
-            schema: self.names.schema.clone(),
+            names: Arc::clone(&self.names),
             relay: self.relay.clone(),
             source: self.name.clone(),
             sink: sink.to_owned(),

@@ -5,7 +5,9 @@
 //! connection; one message is always executed by one. What the database or a broker says never gets into a
 //! statement this way: it is bound, inside a transaction.
 
+use super::INCARNATION;
 use crate::config::{Columns, TableName};
+use crate::source::LeaseId;
 
 /// The names of a source's relations and columns, quoted once.
 #[derive(Debug, Clone)]
@@ -22,6 +24,8 @@ pub(super) struct Names {
 #[derive(Debug, Clone)]
 pub(super) struct QuotedColumns {
     pub(super) seq: String,
+    /// The name of `seq` as a literal.
+    pub(super) seq_literal: String,
     pub(super) sent_at: Option<String>,
     /// All that an event is made of, in the order in which `rows` reads them.
     pub(super) event: String,
@@ -36,6 +40,23 @@ impl Names {
             columns: QuotedColumns::new(columns),
             schema,
         }
+    }
+
+    /// The sequence that `seq` is drawn from, as both names resolve now.
+    pub(super) fn sequence(&self) -> String {
+        let (table, seq) = (self.table_literal(), &self.columns.seq_literal);
+        format!("pg_get_serial_sequence({table}, {seq})::regclass")
+    }
+
+    /// Whether the server is still the one that granted the lease, and its memory the same: a crash of one
+    /// backend makes all of them start anew, which shows in nothing but the emptied unlogged table.
+    pub(super) fn unchanged(&self, lease: &LeaseId) -> String {
+        format!(
+            "({INCARNATION} = {} AND EXISTS (SELECT FROM {}outbox_incarnation WHERE token = '{}'))",
+            literal(&lease.incarnation),
+            self.schema,
+            lease.token,
+        )
     }
 
     /// The table's name as a literal, for `to_regclass`.
@@ -53,7 +74,8 @@ impl QuotedColumns {
             quoted(&columns.id),
             quoted(&columns.event_type),
             optional(&columns.aggregate_type),
-            optional(&columns.aggregate_id),
+            // A key may be a number or a uuid where the table was not made for the relay.
+            format!("{}::text", optional(&columns.aggregate_id)),
             quoted(&columns.payload),
             optional(&columns.headers),
             quoted(&columns.created_at),
@@ -71,6 +93,7 @@ impl QuotedColumns {
         let event = event.iter().zip(aliases);
         Self {
             seq: quoted(&columns.seq),
+            seq_literal: literal(&columns.seq),
             sent_at: columns.sent_at.as_deref().map(quoted),
             event: event
                 .map(|(column, alias)| format!("{column} AS {alias}"))

@@ -94,13 +94,13 @@ async fn a_transaction_that_begins_first_and_touches_the_aggregate_last_comes_la
 #[tokio::test]
 async fn the_successor_of_a_large_transaction_does_not_overtake_it() {
     const ROUNDS: i32 = 6;
-    const LARGE: i64 = 1_500;
+    const LARGE: i64 = 600;
     let database = Database::fresh().await;
     let stream = Stream::create(&nats::shared()).await;
     // Reads that show a tenth of the transaction, and a pause in which both commit.
     let settings = Settings::of(&database)
         .publishing_to(&stream)
-        .set("sources.main.batch_size", 150)
+        .set("sources.main.batch_size", 60)
         .set("sources.main.poll_interval", "300ms");
     migrate(&settings);
     prepare(&database, ROUNDS + 1).await;

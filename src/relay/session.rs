@@ -66,6 +66,7 @@ impl SourceTask {
     pub(super) async fn run(self) -> Result<(), SourceError> {
         let mut backoff = Backoff::source();
         let name = &self.source_config.name;
+        self.held_gauge().set(0.0);
         while !self.stop.is_cancelled() {
             let delay = match self.session(&mut backoff).await {
                 Ok(End::Stopped) => return Ok(()),

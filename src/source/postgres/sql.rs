@@ -22,6 +22,7 @@ pub(super) struct Names {
 #[derive(Debug, Clone)]
 pub(super) struct QuotedColumns {
     pub(super) seq: String,
+    pub(super) created_at: String,
     pub(super) sent_at: Option<String>,
     /// All that an event is made of, in the order in which `rows` reads them.
     pub(super) event: String,
@@ -71,6 +72,7 @@ impl QuotedColumns {
         let event = event.iter().zip(aliases);
         Self {
             seq: quoted(&columns.seq),
+            created_at: quoted(&columns.created_at),
             sent_at: columns.sent_at.as_deref().map(quoted),
             event: event
                 .map(|(column, alias)| format!("{column} AS {alias}"))

@@ -45,6 +45,11 @@ impl Backoff {
         delay(self.initial, self.max, self.failures - 1)
     }
 
+    /// Whether the last attempt failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failures > 0
+    }
+
     /// It succeeded. Returns whether it had failed before.
     pub(crate) fn succeeded(&mut self) -> bool {
         std::mem::take(&mut self.failures) > 0

@@ -11,7 +11,7 @@ pub const SOURCE: &str = "source";
 pub const SINK: &str = "sink";
 /// Label: how an attempt ended (`acknowledged`, `skipped`, `rejected`, `invalid`, `unavailable`).
 pub const OUTCOME: &str = "outcome";
-/// Label: why a source was read (`poll`, `more`).
+/// Label: why a source was read (see [`Cause`]).
 pub const CAUSE: &str = "cause";
 /// Label: what settling did with a row (`mark`, `delete`, `expire`).
 pub const ACTION: &str = "action";
@@ -147,10 +147,52 @@ pub struct PipelineMetrics {
     pub available: Gauge,
     pub unstored: Gauge,
     pub flush_duration: Histogram,
-    pub reads_polled: Counter,
-    pub reads_more: Counter,
+    wakeups: [Counter; Cause::ALL.len()],
     pub holes: Gauge,
     pub late: Counter,
+}
+
+/// Why a pipeline reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The read before was cut off by a limit.
+    More,
+    /// It is time, and nobody rings: always in poll mode, and while there is traffic.
+    Poll,
+    /// A writer rang.
+    Ring,
+    /// The bell was armed: one read for what was committed before.
+    Arming,
+    /// A hole wants its evidence.
+    Hole,
+    /// Nobody rang for `fallback_interval`.
+    Fallback,
+    /// Events that waited as their `seq` may go on.
+    Again,
+}
+
+impl Cause {
+    const ALL: [Self; 7] = [
+        Self::More,
+        Self::Poll,
+        Self::Ring,
+        Self::Arming,
+        Self::Hole,
+        Self::Fallback,
+        Self::Again,
+    ];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::More => "more",
+            Self::Poll => "poll",
+            Self::Ring => "notify",
+            Self::Arming => "arming",
+            Self::Hole => "hole",
+            Self::Fallback => "fallback",
+            Self::Again => "again",
+        }
+    }
 }
 
 impl std::fmt::Debug for PipelineMetrics {
@@ -160,6 +202,11 @@ impl std::fmt::Debug for PipelineMetrics {
 }
 
 impl PipelineMetrics {
+    /// A read for this reason.
+    pub fn woken(&self, cause: Cause) {
+        self.wakeups[cause as usize].increment(1);
+    }
+
     /// The handles of the pipeline from `source` to `sink`.
     #[must_use]
     pub fn new(source: &str, sink: &str) -> Self {
@@ -189,8 +236,7 @@ impl PipelineMetrics {
             available: gauge!(SINK_AVAILABLE, &pipeline),
             unstored: gauge!(UNSTORED, &pipeline),
             flush_duration: histogram!(FLUSH_DURATION, &pipeline),
-            reads_polled: wakeups("poll"),
-            reads_more: wakeups("more"),
+            wakeups: Cause::ALL.map(|cause| wakeups(cause.label())),
             holes: gauge!(HOLES, SOURCE => source.to_owned()),
             late: counter!(LATE_EVENTS, SOURCE => source.to_owned()),
         }

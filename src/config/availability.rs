@@ -1,7 +1,7 @@
 //! What this build can't do yet: every "not available in this build" is said here, and nowhere else.
 
-/// The mode of a source that names none. It becomes `notify` when the doorbell is built.
-pub(super) const DEFAULT_MODE: &str = "poll";
+/// The mode of a source that names none.
+pub(super) const DEFAULT_MODE: &str = "notify";
 
 /// Why `what` (`type "kafka"`) can't be had, and what can.
 fn not_in_this_build(what: &str, instead: &str) -> String {
@@ -37,11 +37,6 @@ pub(super) fn sink_type(name: &str) -> Result<(), String> {
             },
         )),
     }
-}
-
-/// Whether a source can be watched in mode `notify`.
-pub(super) fn notify_mode() -> Result<(), String> {
-    Err(not_in_this_build("mode `notify`", " yet: use poll"))
 }
 
 /// Whether bodies can be made in this known format.

@@ -13,6 +13,8 @@ use super::report::Report;
 /// What variables that assign to a key begin with, and what stands between the names in them.
 const PREFIX: &str = "OUTBOX__";
 const SEPARATOR: &str = "__";
+/// Names in a path at most: no key is deeper, and trees are walked by recursion.
+const MAX_DEPTH: usize = 8;
 
 /// The environment variables that a configuration is read with.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -100,7 +102,7 @@ pub(super) fn assignments(env: &Environment, file: &Dict, report: &mut Report) -
         let complain = |report: &mut Report, message: String| {
             report.error_at(&KeyPath::root(), Place::Variable(variable.clone()), message);
         };
-        if names.iter().any(|name| name.is_empty()) {
+        if names.len() > MAX_DEPTH || names.iter().any(|name| name.is_empty()) {
             complain(
                 report,
                 "names no key: write it like OUTBOX__RELAY__NAME".to_owned(),

@@ -195,10 +195,8 @@ impl fmt::Display for Finding {
 pub struct ConfigErrors(Vec<Finding>);
 
 impl ConfigErrors {
-    /// Sorts `findings` by line. What has no line comes last.
-    pub(super) fn new(mut findings: Vec<Finding>) -> Self {
-        findings.sort_by(|a, b| order(a).cmp(&order(b)));
-        Self(findings)
+    pub(super) fn new(findings: Vec<Finding>) -> Self {
+        Self(sorted(findings))
     }
 
     /// The errors.
@@ -208,8 +206,16 @@ impl ConfigErrors {
     }
 }
 
-fn order(finding: &Finding) -> (usize, &KeyPath) {
-    (finding.place.line().unwrap_or(usize::MAX), &finding.path)
+/// The findings in the order of the file, what has no line at the end, and each once: what all sinks share is
+/// looked at with each of them.
+pub(super) fn sorted(mut findings: Vec<Finding>) -> Vec<Finding> {
+    fn key(finding: &Finding) -> (usize, &KeyPath, &str) {
+        let line = finding.place.line().unwrap_or(usize::MAX);
+        (line, &finding.path, &finding.message)
+    }
+    findings.sort_by(|a, b| key(a).cmp(&key(b)));
+    findings.dedup();
+    findings
 }
 
 impl fmt::Display for ConfigErrors {

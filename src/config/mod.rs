@@ -132,6 +132,9 @@ fn load(
     let (errors, warnings) = report.into_findings();
     config
         .filter(|_| errors.is_empty())
-        .map(|config| Loaded { config, warnings })
+        .map(|config| Loaded {
+            config,
+            warnings: finding::sorted(warnings),
+        })
         .ok_or_else(|| ConfigErrors::new(errors))
 }

@@ -70,7 +70,17 @@ pub(super) fn assignments(
     };
     if lacks("sources") && plain.is_set("DATABASE_URL") {
         plain.default(&["sources", SOURCE, "type"], "postgres");
-        plain.source(SOURCE, None);
+        // As the workers had it: real time with JetStream, polling with everything else.
+        let realtime = !alone || plain.publisher_name() == Some("jetstream");
+        let mode = if realtime {
+            availability::DEFAULT_MODE
+        } else {
+            "poll"
+        };
+        if !plain.is_set("OUTBOX_MODE") {
+            plain.default(&["sources", SOURCE, "mode"], mode);
+        }
+        plain.source(SOURCE, (!plain.is_set("OUTBOX_MODE")).then_some(mode));
     }
     if lacks("sinks") {
         plain.new_sink(alone);
@@ -160,12 +170,22 @@ impl Plain<'_> {
         }
     }
 
+    /// The publisher that the environment names, or gives away.
+    fn publisher_name(&self) -> Option<&str> {
+        self.get("PUBLISHER_TYPE")
+            .or_else(|| self.is_set("NATS_URL").then_some("jetstream"))
+    }
+
     /// The one sink that only the environment describes. `alone`: there is no file, so something must be chosen.
     fn new_sink(&mut self, alone: bool) {
-        let (name, origin) = match self.get("PUBLISHER_TYPE").map(str::to_owned) {
-            Some(name) => (name, Origin::Variable("PUBLISHER_TYPE".to_owned())),
-            None if self.is_set("NATS_URL") => ("jetstream".to_owned(), Origin::Default),
-            None if alone => ("mock".to_owned(), Origin::Default),
+        let origin = if self.is_set("PUBLISHER_TYPE") {
+            Origin::Variable("PUBLISHER_TYPE".to_owned())
+        } else {
+            Origin::Default
+        };
+        let name = match self.publisher_name() {
+            Some(name) => name.to_owned(),
+            None if alone => "mock".to_owned(),
             None => return,
         };
         let Some(publisher) = publisher(&name) else {

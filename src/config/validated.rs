@@ -260,7 +260,10 @@ pub enum DestinationTemplate {
 
 /// What `type` a sink has, with that type's own settings.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(clippy::large_enum_variant)] // there are a handful of sinks
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one per sink for the life of the process"
+)]
 pub enum SinkKind {
     /// `type = "stdout"`
     Stdout,

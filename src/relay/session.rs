@@ -16,6 +16,7 @@ use crate::error::chain;
 use crate::lease::Lease;
 use crate::metrics::{LEASE_HELD, PipelineMetrics, SOURCE};
 use crate::pipeline::Exit;
+use crate::source::bell::Bell;
 use crate::source::{
     Grant, LeaseId, STANDBY_INTERVAL, SinkStart, Source, SourceError, StoredLedger,
 };
@@ -54,6 +55,7 @@ struct Session<'a> {
     task: &'a SourceTask,
     id: LeaseId,
     lease: Lease,
+    bell: Option<Bell>,
     pipelines: JoinSet<Result<Exit, SourceError>>,
     /// Which sink each task is for.
     sinks: Vec<(Id, String)>,
@@ -160,10 +162,13 @@ impl SourceTask {
         let lease = Lease::granted(grant.asked_at);
         let keeper = keep(Arc::clone(&self.source), grant.lease.clone(), lease.clone());
         let mut keeper = AbortOnDropHandle::new(tokio::spawn(keeper));
+        let (bell, ringing) = self.source.doorbell().unzip();
+        let _ringing = ringing.map(|ringing| AbortOnDropHandle::new(tokio::spawn(ringing)));
         let mut session = Session {
             task: self,
             id: grant.lease,
             lease,
+            bell,
             pipelines: JoinSet::new(),
             sinks: Vec::new(),
         };
@@ -218,6 +223,7 @@ impl Session<'_> {
             source: Arc::clone(&task.source),
             lease_id: self.id.clone(),
             lease: self.lease.clone(),
+            bell: self.bell.clone(),
             ledger,
             pause,
             metrics: Arc::new(PipelineMetrics::new(source, &sink)),

@@ -16,6 +16,7 @@ use crate::sink::BoxSink;
 use crate::sink::connect::ConnectError;
 use crate::sink::mock::MockSink;
 use crate::sink::stdout::StdoutSink;
+use crate::source::bell::Bell;
 use crate::source::{LeaseId, Source, SourceError, StoredLedger};
 use crate::status::PipelineStatus;
 
@@ -28,6 +29,7 @@ pub(super) struct PipelineTask {
     pub(super) source: Arc<dyn Source>,
     pub(super) lease_id: LeaseId,
     pub(super) lease: Lease,
+    pub(super) bell: Option<Bell>,
     pub(super) ledger: StoredLedger,
     pub(super) pause: Duration,
     pub(super) metrics: Arc<PipelineMetrics>,
@@ -57,6 +59,7 @@ impl PipelineTask {
                 .source
                 .reader(&self.lease_id, &self.ledger.delivered)
                 .await?,
+            bell: self.bell,
             store: self
                 .source
                 .ledger_store(&self.lease_id, &self.sink_config.name),

@@ -3,6 +3,7 @@
 //! This module is the contract between a source and the pipelines that it feeds. The pipelines know nothing of
 //! SQL; a source knows nothing of brokers.
 
+pub mod bell;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 
@@ -10,9 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use self::bell::Bell;
 use crate::config;
 use crate::error::BoxError;
 use crate::event::Event;
@@ -63,6 +66,12 @@ pub trait Source: Send + Sync + std::fmt::Debug {
         delivered: &RangeSet,
     ) -> Result<Box<dyn Reader>, SourceError>;
 
+    /// What wakes idle pipelines, for one holding of the lease; `None` if they are to poll. The future rings for
+    /// ever; dropping it silences the bell.
+    fn doorbell(&self) -> Option<(Bell, BoxFuture<'static, ()>)> {
+        None
+    }
+
     /// A store for the ledger of `sink`.
     fn ledger_store(&self, lease: &LeaseId, sink: &str) -> Box<dyn LedgerStore>;
 }
@@ -78,7 +87,7 @@ pub trait Reader: Send {
     /// left out at the end, never the first. Rows that are gone are named by [`Fetched::gone`].
     async fn fetch(&mut self, seqs: &[i64], bytes: usize) -> Result<Fetched, SourceError>;
 
-    /// How long an idle pipeline waits before it reads again.
+    /// How long an idle pipeline waits at most before it reads again, even if no bell rings.
     fn idle_wait(&self) -> Duration;
 
     /// Ranges of `seq` below the highest seen that are neither seen nor closed.

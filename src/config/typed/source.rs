@@ -47,7 +47,7 @@ pub(in crate::config) struct SourceCommon {
 pub(in crate::config) struct Postgres {
     /// Connection URL: postgres://user:password@host:port/database. Required, unless DATABASE_URL is set.
     pub(in crate::config) url: Option<Secret>,
-    /// How the table is watched: poll (read every poll_interval) or notify (woken by the writers). Default "poll".
+    /// How the table is watched: poll (read every poll_interval) or notify (woken by the writers). Default "notify".
     #[schemars(extend("enum" = ["poll", "notify"]))]
     pub(in crate::config) mode: Option<String>,
     /// With mode notify: how often the table is read although nobody rang. Default "30s".

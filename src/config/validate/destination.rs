@@ -145,6 +145,10 @@ pub(super) fn routed(
     report: &mut Report,
 ) -> Option<DestinationTemplate> {
     let kind = sink.kind.as_ref()?;
+    if report.is_struck_within(path) {
+        // What is left of the table is not what was written.
+        return None;
+    }
     let unconfined = sink.common.unconfined == Some(true);
     let is_subject = matches!(kind, SinkKind::Jetstream(_) | SinkKind::Nats(_));
     match (kind, to) {
@@ -158,9 +162,7 @@ pub(super) fn routed(
         (_, To::Default(true)) => default_of_route(path, sink_name, sink, kind, report),
         (SinkKind::Kafka(_), To::Name(text)) => name(path, Place::Topic, text, unconfined, report),
         (_, To::Name(text)) if is_subject => name(path, Place::Subject, text, unconfined, report),
-        (SinkKind::Rabbitmq(_), To::Table(table))
-            if table.subject.is_none() && table.topic.is_none() =>
-        {
+        (SinkKind::Rabbitmq(_), To::Table(table)) if table.is_amqp() => {
             exchange(path, table, unconfined, report)
         }
         (_, To::Table(table)) => match (table.only_name(), kind) {
@@ -218,6 +220,13 @@ fn default_of_route(
 }
 
 impl ToTable {
+    /// Whether the table has keys of AMQP and no others.
+    fn is_amqp(&self) -> bool {
+        let amqp = [&self.queue, &self.exchange, &self.routing_key];
+        let others = [&self.subject, &self.topic];
+        amqp.iter().any(|key| key.is_some()) && others.iter().all(|key| key.is_none())
+    }
+
     /// The topic or subject, if the table has just that.
     fn only_name(&self) -> Option<(Place, &str)> {
         match self {

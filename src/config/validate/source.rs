@@ -170,9 +170,6 @@ fn mode(path: &KeyPath, typed: &typed::Postgres, report: &mut Report) -> Mode {
         Duration::from_millis(1)..=HOUR,
     );
     if watch == Some(Watch::Notify) {
-        if let Err(message) = availability::notify_mode() {
-            report.error(&path.key("mode"), message);
-        }
         return Mode::Notify { fallback };
     }
     if watch == Some(Watch::Poll) && typed.fallback_interval.is_some() {

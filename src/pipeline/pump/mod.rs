@@ -29,7 +29,8 @@ use crate::backoff::Backoff;
 use crate::config;
 use crate::event::Event;
 use crate::lease::Lease;
-use crate::metrics::PipelineMetrics;
+use crate::metrics::{Cause, PipelineMetrics};
+use crate::source::bell::Bell;
 use crate::source::{LedgerStore, Reader, StoredLedger};
 use crate::status::PipelineStatus;
 
@@ -54,6 +55,8 @@ pub struct PumpParts {
     pub stack: Stack,
     /// Where they come from.
     pub reader: Box<dyn Reader>,
+    /// What wakes it when it is idle; `None` if it polls.
+    pub bell: Option<Bell>,
     /// Where the ledger is stored.
     pub store: Box<dyn LedgerStore>,
     /// The ledger as it was stored.
@@ -108,6 +111,8 @@ enum Happening {
     Read(Option<Read>),
     /// The store is back; `None`: its task died.
     Flushed(Option<Flushed>),
+    /// The bell says how to wait from now on.
+    Bell,
     /// Something is due.
     Due,
     /// Stop.
@@ -138,10 +143,13 @@ pub struct Pump {
     /// `None` while a read is on its way; likewise `store`.
     reader: Option<Box<dyn Reader>>,
     reading: Option<Reading>,
+    bell: Option<Bell>,
+    /// When to read, why, and when the last read began.
     read_at: Instant,
+    read_cause: Cause,
+    read_began: Instant,
     read_backoff: Backoff,
-    /// What the last read left.
-    more: bool,
+    /// What the last read left, at most.
     unread: u64,
     holes: usize,
     store: Option<Box<dyn LedgerStore>>,
@@ -175,9 +183,11 @@ impl Pump {
             outage: None,
             reader: Some(parts.reader),
             reading: None,
+            bell: parts.bell,
             read_at: now,
+            read_cause: Cause::Poll,
+            read_began: now,
             read_backoff: Backoff::source(),
-            more: false,
             unread: 0,
             holes: 0,
             store: Some(parts.store),
@@ -216,6 +226,7 @@ impl Pump {
             Some(attempted) = self.in_flight.next() => Happening::Attempted(attempted),
             read = joined(&mut self.reading) => Happening::Read(read),
             flushed = joined(&mut self.flushing) => Happening::Flushed(flushed),
+            () = rung(&mut self.bell) => Happening::Bell,
             () = stop.cancelled(), if self.drain_until.is_none() => Happening::Stop,
             () = tokio::time::sleep_until(due) => Happening::Due,
         }
@@ -226,6 +237,7 @@ impl Pump {
             Happening::Attempted(attempted) => self.attempted(attempted),
             Happening::Read(read) => return self.has_read(read),
             Happening::Flushed(flushed) => return self.has_flushed(flushed),
+            Happening::Bell => self.bell_changed(),
             Happening::Due => {}
             Happening::Stop => self.drain_until = Some(Instant::now() + self.limits.drain),
         }
@@ -312,6 +324,14 @@ async fn joined<T>(task: &mut Option<AbortOnDropHandle<T>>) -> Option<T> {
             *task = None;
             result.ok()
         }
+        None => std::future::pending().await,
+    }
+}
+
+/// Until the bell changes; for ever if there is none.
+async fn rung(bell: &mut Option<Bell>) {
+    match bell {
+        Some(bell) => bell.changed().await,
         None => std::future::pending().await,
     }
 }

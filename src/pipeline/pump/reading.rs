@@ -1,13 +1,16 @@
 //! Keeping events coming: reading ahead while others are published, and fetching again what waited as its `seq`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Exit, Pump};
 use crate::error::chain;
+use crate::metrics::Cause;
 use crate::pipeline::order::Admission;
+use crate::source::bell::{Bell, Waiting};
 use crate::source::{Batch, Fetched, Reader, SourceError};
 
 /// A read on its way. It runs as a task of its own: rows are decoded while others are published.
@@ -41,17 +44,14 @@ impl Pump {
         let bytes = self.limits.max_bytes.saturating_sub(self.held_bytes).max(1);
         let limit = self.limits.batch_size;
         let task = if wanted.is_empty() {
-            let reads = if self.more {
-                &self.metrics.reads_more
-            } else {
-                &self.metrics.reads_polled
-            };
-            reads.increment(1);
+            self.read_began = now;
+            self.metrics.woken(self.read_cause);
             tokio::spawn(async move {
                 let answer = Answer::Next(reader.read(limit, bytes).await);
                 Read { reader, answer }
             })
         } else {
+            self.metrics.woken(Cause::Again);
             tokio::spawn(async move {
                 let answer = Answer::Again(reader.fetch(&wanted, bytes).await);
                 Read { reader, answer }
@@ -76,12 +76,18 @@ impl Pump {
             return Err(Exit::Changed);
         };
         self.holes = reader.holes();
-        let idle_wait = reader.idle_wait();
         self.reader = Some(reader);
         let now = Instant::now();
         let error = match answer {
             Answer::Next(Ok(batch)) => {
-                self.read_at = if batch.more { now } else { now + idle_wait };
+                if let Some(bell) = self.bell.as_ref().filter(|_| !batch.events.is_empty()) {
+                    bell.active();
+                }
+                if batch.more {
+                    (self.read_at, self.read_cause) = (now, Cause::More);
+                } else {
+                    self.wait(now);
+                }
                 self.take_batch(batch);
                 None
             }
@@ -115,9 +121,43 @@ impl Pump {
         }
     }
 
+    /// The read before found everything there is: decides when the next one is due.
+    fn wait(&mut self, now: Instant) {
+        let Some(reader) = &self.reader else {
+            return;
+        };
+        let longest = reader.idle_wait();
+        let waiting = self.bell.as_mut().map(Bell::waiting);
+        let (wait, cause) = match waiting {
+            None => (longest, Cause::Poll),
+            Some(Waiting::Polling { every }) => (every.min(longest), Cause::Poll),
+            Some(Waiting::Armed { since }) if self.read_began < since => {
+                (Duration::ZERO, Cause::Arming)
+            }
+            Some(Waiting::Armed { .. }) if self.holes > 0 => (longest, Cause::Hole),
+            Some(Waiting::Armed { .. }) => (longest, Cause::Fallback),
+        };
+        (self.read_at, self.read_cause) = (now + wait, cause);
+    }
+
+    /// The bell says how to wait from now on: an idle pipeline reads at once, whether it was rung or the bell
+    /// was armed. One that has more to read, or waits after a failure, does so anyway.
+    pub(super) fn bell_changed(&mut self) {
+        let waiting = self.bell.as_mut().map(Bell::waiting);
+        if self.read_cause == Cause::More || self.read_backoff.has_failed() {
+            return;
+        }
+        let cause = match waiting {
+            Some(Waiting::Armed { .. }) => Cause::Arming,
+            // From armed to polling: a writer rang. From polling to polling: the pace has changed.
+            _ if self.read_cause == Cause::Poll => return,
+            _ => Cause::Ring,
+        };
+        (self.read_at, self.read_cause) = (Instant::now(), cause);
+    }
+
     fn take_batch(&mut self, batch: Batch) {
         self.ledger.closed(&batch.closed);
-        self.more = batch.more;
         self.unread = batch.unread;
         for event in batch.events {
             self.hold(&event);

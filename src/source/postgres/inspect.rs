@@ -7,7 +7,7 @@ use super::link::Link;
 use super::migrate::VERSION;
 use super::rows::PayloadType;
 use super::sql::{self, Names};
-use crate::config::Columns;
+use crate::config::{Columns, Mode};
 use crate::source::SourceError;
 
 const INSPECT: &str = "cannot inspect the outbox table";
@@ -29,6 +29,7 @@ pub(super) async fn inspect(
     link: &mut Link,
     names: &Names,
     columns: &Columns,
+    mode: Mode,
 ) -> Result<Facts, SourceError> {
     let mut table = None;
     link.query(INSPECT, table_sql(names, columns), |row| {
@@ -50,6 +51,12 @@ pub(super) async fn inspect(
     }
     table.check(names, columns)?;
     check_version(link, names).await?;
+    if mode != Mode::Poll && !table.rings {
+        return Err(SourceError::Migrate(format!(
+            "the table {} has no doorbell, which mode = \"notify\" needs: run `outbox-relay migrate`",
+            names.table
+        )));
+    }
     let types = column_types(link, names).await?;
     check_columns(&types, names, columns).map(|payload| Facts {
         sequence: table.sequence.unwrap_or_default(),
@@ -67,6 +74,7 @@ struct Table {
     in_a_tree: bool,
     row_security: bool,
     subscribed: bool,
+    rings: bool,
     identity: Option<String>,
     sequence: Option<String>,
     sequence_is_plain: Option<bool>,
@@ -79,6 +87,8 @@ fn table_sql(names: &Names, columns: &Columns) -> String {
          c.relispartition OR EXISTS (SELECT FROM pg_inherits i WHERE c.oid IN (i.inhrelid, i.inhparent)) \
          AS in_a_tree, row_security_active(c.oid) AS row_security, \
          EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srrelid = c.oid) AS subscribed, \
+         EXISTS (SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid WHERE t.tgrelid = c.oid \
+         AND p.proname = 'outbox_relay_ring' AND t.tgenabled IN ('O', 'A')) AS rings, \
          a.attidentity::text AS identity, s.seqrelid::regclass::text AS sequence, \
          s.seqcache = 1 AND s.seqincrement = 1 AND NOT s.seqcycle AS sequence_is_plain \
          FROM pg_class c LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = {seq} \
@@ -101,6 +111,7 @@ impl Table {
             in_a_tree: row.try_get("in_a_tree")?,
             row_security: row.try_get("row_security")?,
             subscribed: row.try_get("subscribed")?,
+            rings: row.try_get("rings")?,
             identity: row.try_get("identity")?,
             sequence: row.try_get("sequence")?,
             sequence_is_plain: row.try_get("sequence_is_plain")?,

@@ -7,7 +7,7 @@ use sqlx::Row as _;
 use super::inspect;
 use super::link::Link;
 use super::sql::{self, Names};
-use crate::config;
+use crate::config::{self, Mode};
 use crate::source::SourceError;
 
 const MIGRATE: &str = "cannot migrate the tables";
@@ -19,6 +19,7 @@ const MIGRATIONS: &[(&str, &str)] = &[(
 )];
 
 const OUTBOX: &str = include_str!("../../../migrations/postgres/outbox.sql");
+const DOORBELL: &str = include_str!("../../../migrations/postgres/doorbell.sql");
 const GRANTS: &str = include_str!("../../../migrations/postgres/grants.sql");
 
 /// The version of the relay's tables that this relay works with.
@@ -61,8 +62,13 @@ pub async fn migrate(config: &config::Postgres) -> Result<Vec<String>, SourceErr
             "the relay's tables are of version {VERSION} already"
         ));
     }
+    // Writers that use two-phase commit can't PREPARE after a NOTIFY: they get no trigger.
+    if config.mode != Mode::Poll && !has_doorbell(&mut link, &names).await? {
+        script.push_str(&filled(DOORBELL, &names));
+        done.push(format!("the doorbell of {} installed", names.table));
+    }
     link.query(MIGRATE, script, |_| Ok(())).await?;
-    inspect::inspect(&mut link, &names, &config.columns).await?;
+    inspect::inspect(&mut link, &names, &config.columns, config.mode).await?;
     link.close().await;
     Ok(done)
 }
@@ -79,6 +85,10 @@ pub fn printed(config: &config::Postgres) -> String {
         script.push('\n');
         script.push_str(&record_sql(&names, version, name));
         script.push('\n');
+    }
+    if config.mode != Mode::Poll {
+        script.push('\n');
+        script.push_str(&filled(DOORBELL, &names));
     }
     script.push_str("\nCOMMIT;\n\n");
     script.push_str(&filled(GRANTS, &names));
@@ -112,6 +122,21 @@ pub(super) async fn installed_version(
     })
     .await?;
     Ok(version)
+}
+
+async fn has_doorbell(link: &mut Link, names: &Names) -> Result<bool, SourceError> {
+    let mut there = false;
+    let sql = format!(
+        "SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass({}) \
+         AND tgname = 'outbox_relay_ring') AS there",
+        names.table_literal()
+    );
+    link.query(MIGRATE, sql, |row| {
+        there = row.try_get("there")?;
+        Ok(())
+    })
+    .await?;
+    Ok(there)
 }
 
 async fn exists(link: &mut Link, names: &Names) -> Result<bool, SourceError> {

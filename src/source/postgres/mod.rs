@@ -3,6 +3,7 @@
 //! Every statement that runs often stands on its own: no session state, no named prepared statement, so that a
 //! pooler in transaction mode is as good as a direct connection (with `mode = "poll"`).
 
+mod doorbell;
 mod holes;
 mod inspect;
 mod lease;
@@ -19,14 +20,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+use self::doorbell::Doorbell;
 use self::inspect::Facts;
 use self::link::Link;
 use self::sql::Names;
+use super::bell::Bell;
 use super::{Grant, LeaseId, LedgerStore, Reader, SinkStart, Source, SourceError, StoredLedger};
 use crate::config;
 use crate::ledger::RangeSet;
@@ -49,6 +53,7 @@ pub struct Postgres {
     owner: String,
     names: Arc<Names>,
     columns: config::Columns,
+    mode: config::Mode,
     poll_interval: Duration,
     wait_for_flush: bool,
     options: PgConnectOptions,
@@ -74,6 +79,7 @@ impl Postgres {
             owner: format!("{}-{}", std::process::id(), Uuid::new_v4().simple()),
             names: Arc::new(Names::new(&postgres.table, &postgres.columns)),
             columns: postgres.columns.clone(),
+            mode: postgres.mode,
             poll_interval: source.poll_interval,
             wait_for_flush: postgres.wait_for_flush,
             link: Mutex::new(Link::new(options.clone())),
@@ -101,7 +107,7 @@ impl Postgres {
 
     async fn inspect_now(&self) -> Result<Arc<Facts>, SourceError> {
         let mut link = self.link.lock().await;
-        let facts = inspect::inspect(&mut link, &self.names, &self.columns).await?;
+        let facts = inspect::inspect(&mut link, &self.names, &self.columns, self.mode).await?;
         let facts = Arc::new(facts);
         *self.facts.lock().await = Some(Arc::clone(&facts));
         Ok(facts)
@@ -145,9 +151,29 @@ impl Source for Postgres {
             facts: self.inspected().await?,
             lease: lease.clone(),
             delivered,
-            poll_interval: self.poll_interval,
+            idle_wait: match self.mode {
+                config::Mode::Poll => self.poll_interval,
+                config::Mode::Notify { fallback } => fallback,
+            },
             wait_for_flush: self.wait_for_flush,
         })))
+    }
+
+    fn doorbell(&self) -> Option<(Bell, BoxFuture<'static, ()>)> {
+        if self.mode == config::Mode::Poll {
+            return None;
+        }
+        let (bell, ringer) = Bell::new(self.poll_interval);
+        let options = self.options.clone();
+        let doorbell = Doorbell::new(
+            options,
+            &self.names,
+            ringer,
+            &self.relay,
+            &self.name,
+            self.poll_interval,
+        );
+        Some((bell, Box::pin(doorbell.ring())))
     }
 
     fn ledger_store(&self, lease: &LeaseId, sink: &str) -> Box<dyn LedgerStore> {

@@ -43,7 +43,7 @@ pub(super) struct PostgresReader {
     /// The highest `seq` seen, by a read or by the ledger.
     cursor: i64,
     holes: Holes,
-    poll_interval: Duration,
+    idle_wait: Duration,
     wait_for_flush: bool,
     /// Weight of a row as it was seen lately: keeps reads from fetching what must be thrown away.
     row_weight: Option<usize>,
@@ -57,7 +57,7 @@ pub(super) struct Task<'a> {
     pub(super) facts: Arc<Facts>,
     pub(super) lease: LeaseId,
     pub(super) delivered: &'a RangeSet,
-    pub(super) poll_interval: Duration,
+    pub(super) idle_wait: Duration,
     pub(super) wait_for_flush: bool,
 }
 
@@ -85,7 +85,7 @@ impl PostgresReader {
             lease: task.lease,
             cursor: task.delivered.end().map_or(FIRST_SEQ, |end| end) - 1,
             holes: Holes::new(&task.delivered.gaps_from(FIRST_SEQ)),
-            poll_interval: task.poll_interval,
+            idle_wait: task.idle_wait,
             wait_for_flush: task.wait_for_flush,
             row_weight: None,
             warned_at: None,
@@ -318,9 +318,9 @@ impl Reader for PostgresReader {
 
     fn idle_wait(&self) -> Duration {
         if self.holes.len() == 0 {
-            self.poll_interval
+            self.idle_wait
         } else {
-            self.poll_interval.min(HOLE_WAIT)
+            self.idle_wait.min(HOLE_WAIT)
         }
     }
 

@@ -1,0 +1,659 @@
+//! Bad files, and what is said about them.
+
+use super::{FINE, assert_findings, env};
+use crate::config::Config;
+
+/// Asserts what is wrong with `text`.
+fn check(text: &str, expected: &[(&str, usize, &str)]) {
+    let errors = Config::from_toml(text, &env(&[])).err();
+    let findings = errors
+        .as_ref()
+        .map(|errors| errors.findings())
+        .unwrap_or_default();
+    assert_findings(findings, expected, text);
+}
+
+/// Asserts what is wrong with `lines` after a file that is fine; they begin at line 6.
+fn check_after(lines: &str, expected: &[(&str, usize, &str)]) {
+    check(&format!("{FINE}{lines}"), expected);
+}
+
+/// Asserts what is wrong with `lines` in a source; they begin at line 6.
+fn check_source(lines: &str, expected: &[(&str, usize, &str)]) {
+    let head =
+        "[sinks.b]\ntype = 'stdout'\n[sources.a]\ntype = 'postgres'\nurl = 'postgres://h/d'\n";
+    check(&format!("{head}{lines}"), expected);
+}
+
+/// Asserts what is wrong with `lines` in a JetStream sink; they begin at line 7.
+#[cfg(feature = "nats")]
+fn check_jetstream(lines: &str, expected: &[(&str, usize, &str)]) {
+    let head = "[sources.a]\ntype = 'postgres'\nurl = 'postgres://h/d'\n[sinks.j]\ntype = 'jetstream'\nurl = 'n:4222'\n";
+    check(&format!("{head}{lines}"), expected);
+}
+
+#[test]
+fn syntax() {
+    check(
+        "a = \n[b\n",
+        &[("", 1, "is not TOML"), ("", 2, "is not TOML")],
+    );
+    check("a = 1\na = 2\n", &[("", 2, "is not TOML: duplicate key")]);
+}
+
+#[test]
+fn nothing_at_all() {
+    check(
+        "",
+        &[
+            ("sinks", 0, "set PUBLISHER_TYPE"),
+            ("sources", 0, "set DATABASE_URL"),
+        ],
+    );
+}
+
+#[test]
+fn all_errors_at_once_in_the_order_of_the_file() {
+    check(
+        "[relay]\nname = ''\nshutdown_timeout = 5\ncolour = 'red'\n\
+         [sources.a]\ntype = 'postgres'\nbatch_size = 'many'\npoll_interval = '5'\n\
+         [sinks.b]\ntype = 'stdout'\ntimeout = '0s'\nretry.max_retries = -1\n",
+        &[
+            ("relay.name", 2, "not a valid name"),
+            (
+                "relay.shutdown_timeout",
+                3,
+                "must be a duration in quotes, such as \"5s\", not a whole number",
+            ),
+            (
+                "relay.colour",
+                4,
+                "not a known key: this table has name, shutdown_timeout",
+            ),
+            ("sources.a.url", 5, "is missing: write \"postgres://"),
+            (
+                "sources.a.batch_size",
+                7,
+                "must be a whole number, 0 or more and not huge, not a string",
+            ),
+            ("sources.a.poll_interval", 8, "`5` is not a duration"),
+            ("sinks.b.timeout", 11, "must be from 1ms to 10m"),
+            (
+                "sinks.b.retry.max_retries",
+                12,
+                "must be a whole number, 0 or more",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn unknown_keys() {
+    check_after(
+        "[rely]\nname = 'x'\n",
+        &[("rely", 6, "did you mean `relay`?")],
+    );
+    check_after("[sink.c]\n", &[("sink", 6, "did you mean `sinks`?")]);
+    check_after(
+        "timout = '5s'\n",
+        &[("sinks.b.timout", 6, "did you mean `timeout`?")],
+    );
+    check_after(
+        "tpye = 'x'\n",
+        &[("sinks.b.tpye", 6, "did you mean `type`?")],
+    );
+    check_after(
+        "subject = 'x'\n",
+        &[(
+            "sinks.b.subject",
+            6,
+            "this table has envelope, flush_interval",
+        )],
+    );
+    check_source(
+        "tls.cs = 'x'\n",
+        &[("sources.a.tls.cs", 6, "did you mean `ca`?")],
+    );
+    check_source(
+        "columns.key = 'x'\n",
+        &[("sources.a.columns.key", 6, "not a known key")],
+    );
+    check_after(
+        "[admin]\n'a b' = 1\n",
+        &[(
+            "admin.\"a b\"",
+            7,
+            "this table has health, listen, metrics, token",
+        )],
+    );
+}
+
+#[test]
+fn wrong_kinds() {
+    check_after(
+        "[relay]\nname = 5\n",
+        &[("relay.name", 7, "must be a string, not a whole number")],
+    );
+    check_after(
+        "[admin]\nhealth = 'perhaps'\n",
+        &[("admin.health", 7, "must be true or false, not a string")],
+    );
+    check(
+        "sources = 1\n[sinks.b]\ntype = 'stdout'\n",
+        &[("sources", 1, "must be a table, not a whole number")],
+    );
+    check(
+        "sinks.b = 1\n[sources.a]\ntype = 'postgres'\nurl = 'postgres://h'\n",
+        &[("sinks.b", 1, "must be a table")],
+    );
+    check_after(
+        "[routes]\nto = {}\n",
+        &[("routes", 6, "each written as [[routes]], not a table")],
+    );
+    check_after(
+        "inputs = [1]\n",
+        &[("sinks.b.inputs[0]", 6, "must be a string")],
+    );
+    check_after(
+        "inputs = 1\n",
+        &[(
+            "sinks.b.inputs",
+            6,
+            "a string or a list of strings, not a whole number",
+        )],
+    );
+    check_source(
+        "columns.headers = true\n",
+        &[(
+            "sources.a.columns.headers",
+            6,
+            "or false if the table has none",
+        )],
+    );
+    check_source(
+        "after_delivery = 0\n",
+        &[("sources.a.after_delivery", 6, "must be a string")],
+    );
+    check_after(
+        "[retry]\nmax_retries = 1.5\n",
+        &[("retry.max_retries", 7, "must be a whole number")],
+    );
+    check_after(
+        "[relay]\nname = 1979-05-27\n",
+        &[("relay.name", 7, "is a date")],
+    );
+    check_after(
+        "[retry]\nmax_retries = 99999999999999999999\n",
+        &[("retry.max_retries", 7, "into 64 bits")],
+    );
+}
+
+#[test]
+fn types() {
+    check(
+        "[sources.a]\n[sinks.b]\ntype = 'jetstraem'\n",
+        &[
+            (
+                "sources.a.type",
+                1,
+                "is missing: write one of postgres, sqlite",
+            ),
+            (
+                "sinks.b.type",
+                3,
+                "`jetstraem` is no type, did you mean `jetstream`?: write one of jetstream, kafka",
+            ),
+        ],
+    );
+    check(
+        "[sources.a]\ntype = 1\n[sinks.b]\ntype = 'stdout'\n",
+        &[("sources.a.type", 2, "must be a string")],
+    );
+}
+
+#[test]
+fn what_is_not_built_yet() {
+    check(
+        "[sources.a]\ntype = 'sqlite'\npath = 'x'\n[sinks.b]\ntype = 'stdout'\n",
+        &[(
+            "sources.a.type",
+            2,
+            "type `sqlite` is not available in this build: use postgres",
+        )],
+    );
+    for (name, key) in [
+        ("kafka", "topic"),
+        ("nats", "subject"),
+        ("rabbitmq", "queue"),
+    ] {
+        check_after(
+            &format!("[sinks.c]\ntype = '{name}'\n{key} = 'x'\n"),
+            &[(
+                "sinks.c.type",
+                7,
+                &format!("type `{name}` is not available in this build: use "),
+            )],
+        );
+    }
+    check_after(
+        "[envelope]\nformat = 'cloudevents'\n",
+        &[(
+            "envelope.format",
+            7,
+            "format `cloudevents` is not available",
+        )],
+    );
+}
+
+#[test]
+#[cfg(not(feature = "nats"))]
+fn a_build_without_nats_says_so() {
+    check_after(
+        "[sinks.c]\ntype = 'jetstream'\nsubject = 'x'\n",
+        &[("sinks.c.type", 7, "made without the feature `nats`")],
+    );
+}
+
+#[test]
+fn references() {
+    check_after(
+        "timeout = '${T}'\nstart = '${file:/nowhere}'\ninputs = ['${', 'a']\n",
+        &[
+            (
+                "sinks.b.timeout",
+                6,
+                "the environment variable T is not set",
+            ),
+            ("sinks.b.start", 7, "can't read the file /nowhere"),
+            ("sinks.b.inputs[0]", 8, "`${` is not closed"),
+        ],
+    );
+}
+
+#[test]
+fn relay_and_admin() {
+    let long = "x".repeat(64);
+    check_after(
+        &format!("[relay]\nname = '{long}'\n"),
+        &[("relay.name", 7, "1 to 63 letters")],
+    );
+    check_after(
+        "[relay]\nshutdown_timeout = '2h'\n",
+        &[("relay.shutdown_timeout", 7, "from 1ms to 1h")],
+    );
+    check_after(
+        "[admin]\nlisten = 'localhost:8080'\ntoken = ''\n",
+        &[
+            ("admin.listen", 7, "an IP address and a port"),
+            ("admin.token", 8, "is empty"),
+        ],
+    );
+}
+
+#[test]
+fn sources() {
+    check_source(
+        "batch_size = 0\npoll_interval = '0s'\nafter_delivery = 'marked'\nretention = '0s'\nmode = 'pull'\n",
+        &[
+            ("sources.a.batch_size", 6, "must be from 1 to 10000"),
+            ("sources.a.poll_interval", 7, "must be from 1ms to 1h"),
+            (
+                "sources.a.after_delivery",
+                8,
+                "did you mean `mark`?: write one of mark, delete, keep",
+            ),
+            ("sources.a.retention", 9, "must be from 1s to 3650d"),
+            ("sources.a.mode", 10, "write one of poll, notify"),
+        ],
+    );
+    for (table, fragment) in [
+        ("", "is empty"),
+        ("a.b.c", "too many dots"),
+        ("a.", "lacks the name"),
+        (".a", "lacks the name"),
+        ("\"a\"", "without quotation marks"),
+        (&"x".repeat(64), "63 bytes"),
+    ] {
+        check_source(
+            &format!("table = '{table}'\n"),
+            &[("sources.a.table", 6, fragment)],
+        );
+    }
+    check_source(
+        "columns.sent_at = false\n",
+        &[("sources.a.columns.sent_at", 6, "needed by after_delivery")],
+    );
+    check_source(
+        "columns.seq = ''\n",
+        &[("sources.a.columns.seq", 6, "is empty")],
+    );
+    check_source(
+        "tls.cert = 'x'\n",
+        &[("sources.a.tls.key", 6, "is missing: cert needs the key")],
+    );
+    check_source(
+        "tls = { key = 'x' }\n",
+        &[("sources.a.tls.cert", 6, "key needs the certificate")],
+    );
+    check_after(
+        "[sources.'a b']\ntype = 'postgres'\nurl = 'postgres://h'\n",
+        &[("sources.\"a b\"", 6, "valid name")],
+    );
+    for (url, fragment) in [
+        ("", "is empty"),
+        ("mysql://h", "must begin with"),
+        ("postgres://h /x", "a space"),
+    ] {
+        let text =
+            format!("[sinks.b]\ntype = 'stdout'\n[sources.a]\ntype = 'postgres'\nurl = '{url}'\n");
+        check(&text, &[("sources.a.url", 5, fragment)]);
+    }
+}
+
+#[test]
+fn sinks() {
+    check_after(
+        "inputs = ['a', 'aa', '']\nstart = 'now'\nmax_in_flight = 0\nmax_in_flight_bytes = '1B'\nmax_parked = 0\n\
+         flush_interval = '2m'\n",
+        &[
+            ("sinks.b.inputs", 6, "`` is the name of no source"),
+            ("sinks.b.inputs", 6, "`aa` is the name of no source: write"),
+            (
+                "sinks.b.start",
+                7,
+                "write one of latest, unsettled, earliest",
+            ),
+            ("sinks.b.max_in_flight", 8, "must be from 1 to 65536"),
+            (
+                "sinks.b.max_in_flight_bytes",
+                9,
+                "must be from 1KiB to 64GiB",
+            ),
+            ("sinks.b.max_parked", 10, "must be from 1 to 1000000"),
+            ("sinks.b.flush_interval", 11, "must be from 1ms to 1m"),
+        ],
+    );
+    check_after("inputs = []\n", &[("sinks.b.inputs", 6, "is empty")]);
+    check_after(
+        "max_in_flight_bytes = '64mb'\n",
+        &[("sinks.b.max_in_flight_bytes", 6, "`64mb` is not a size")],
+    );
+    check_after(
+        "[sinks.-]\ntype = 'stdout'\n",
+        &[("sinks.-", 6, "not a valid name")],
+    );
+    check_after(
+        "[sinks.m]\ntype = 'mock'\ndelay = '2h'\nfail = 1.5\nreject = nan\n",
+        &[
+            ("sinks.m.delay", 8, "must be from 0ms to 1h"),
+            ("sinks.m.fail", 9, "must be from 0.0 to 1.0"),
+            ("sinks.m.reject", 10, "must be from 0.0 to 1.0"),
+        ],
+    );
+}
+
+#[test]
+fn retry_and_envelope() {
+    check_after(
+        "retry.initial_delay = '31s'\n",
+        &[(
+            "sinks.b.retry.initial_delay",
+            6,
+            "longer than retry.max_delay",
+        )],
+    );
+    check_after(
+        "[retry]\nmax_delay = '0ms'\nmax_retries = 1001\n",
+        &[
+            ("retry.max_delay", 7, "from 1ms to 1d"),
+            ("retry.max_retries", 8, "from 0 to 1000"),
+        ],
+    );
+    check_after(
+        "[envelope]\nformat = 'jsno'\n",
+        &[("envelope.format", 7, "did you mean `json`?")],
+    );
+    check_after(
+        "[envelope]\naggregate_field = ''\n",
+        &[("envelope.aggregate_field", 7, "is empty")],
+    );
+    check_after(
+        "envelope.aggregate_field = 'payload'\n",
+        &[("sinks.b.envelope.aggregate_field", 6, "has already")],
+    );
+}
+
+#[test]
+#[cfg(feature = "nats")]
+fn an_error_in_what_all_sinks_share_is_said_once() {
+    check_after(
+        "[sinks.c]\ntype = 'stdout'\n[retry]\nmax_delay = 'x'\n",
+        &[("retry.max_delay", 9, "not a duration")],
+    );
+}
+
+#[test]
+#[cfg(feature = "nats")]
+fn jetstream() {
+    check_jetstream(
+        "",
+        &[(
+            "sinks.j.subject",
+            4,
+            "is missing: set subject, the default destination",
+        )],
+    );
+    for (subject, fragment) in [
+        ("", "is empty"),
+        ("{event_type}", "begins with a placeholder"),
+        ("a.{event_type", "is no template"),
+        ("a b", "holds a space"),
+        ("a.*", "holds a wildcard"),
+        ("a..b", "has an empty part"),
+        ("a.", "has an empty part"),
+    ] {
+        check_jetstream(
+            &format!("subject = '{subject}'\n"),
+            &[("sinks.j.subject", 7, fragment)],
+        );
+    }
+    check_jetstream(
+        "subject = 'a'\nexpected_stream = 'X'\nauth = { user = 'u', token = 't' }\n[sinks.j.stream]\nname = 'Y'\n\
+         subjects = ['a', 'b..c', 'd.>.e', 'x*']\nreplicas = 2\nstorage = 'disk'\nduplicate_window = '1h'\n\
+         max_age = '1m'\nmax_bytes = '0B'\n",
+        &[
+            (
+                "sinks.j.expected_stream",
+                8,
+                "another stream than the one to create",
+            ),
+            ("sinks.j.auth", 9, "has user and token: keep one"),
+            ("sinks.j.auth.password", 9, "a user needs a password"),
+            ("sinks.j.stream.subjects", 12, "`b..c` is no subject"),
+            ("sinks.j.stream.subjects", 12, "`d.>.e` is no subject"),
+            ("sinks.j.stream.subjects", 12, "`x*` is no subject"),
+            ("sinks.j.stream.replicas", 13, "must be 1, 3 or 5"),
+            ("sinks.j.stream.storage", 14, "write one of file, memory"),
+            ("sinks.j.stream.duplicate_window", 15, "longer than max_age"),
+            ("sinks.j.stream.max_bytes", 17, "must be from 1KiB"),
+        ],
+    );
+    check_jetstream(
+        "subject = 'a'\nstream = {}\nauth.token = ''\n",
+        &[
+            ("sinks.j.stream.name", 8, "is missing"),
+            ("sinks.j.stream.subjects", 8, "is missing"),
+            ("sinks.j.auth.token", 9, "is empty"),
+        ],
+    );
+    check_jetstream(
+        "subject = 'a'\n[sinks.k]\ntype = 'jetstream'\nsubject = 'a'\nurl = ['http://h', 'nats://', 'a b']\n",
+        &[
+            ("sinks.k.url[0]", 11, "must begin with nats://"),
+            ("sinks.k.url[1]", 11, "names no server"),
+            ("sinks.k.url[2]", 11, "holds a space"),
+        ],
+    );
+}
+
+#[test]
+#[cfg(feature = "nats")]
+fn routes() {
+    check_jetstream(
+        "[[routes]]\nevent_type = ''\nto = { jj = true, j = true }\n[[routes]]\n[[routes]]\nevent_type = []\n\
+         to.j = 'a.{x\n",
+        &[("", 13, "is not TOML")],
+    );
+    check_jetstream(
+        "[[routes]]\nevent_type = ['a', '']\nto = { jj = true, j = true }\n[[routes]]\n[[routes]]\nevent_type = []\n\
+         to.j = '{aggregate_id}'\n",
+        &[
+            ("routes[0].event_type", 8, "is no pattern"),
+            (
+                "routes[0].to.j",
+                9,
+                "set sinks.j.subject, or write the destination here",
+            ),
+            ("routes[0].to.jj", 9, "names no sink: write a table"),
+            ("routes[1].event_type", 10, "is missing"),
+            ("routes[1].to", 10, "is missing"),
+            ("routing.unrouted", 11, "no route is for every other event"),
+            ("routes[2].event_type", 12, "is empty"),
+            ("routes[2].to.j", 13, "begins with a placeholder"),
+        ],
+    );
+    let routed = |to: &str, path: &str, fragment: &str| {
+        check_jetstream(
+            &format!("[[routes]]\nevent_type = '*'\nto.j = {to}\n"),
+            &[(path, 9, fragment)],
+        );
+    };
+    routed("false", "routes[0].to.j", "leave the sink out");
+    routed(
+        "1",
+        "routes[0].to.j",
+        "must be true, a destination in quotes",
+    );
+    routed("''", "routes[0].to.j", "is empty");
+    routed(
+        "{}",
+        "routes[0].to.j",
+        "no destination of a sink of type jetstream: write true, \"a.subject\"",
+    );
+    routed(
+        "{ queue = 'q' }",
+        "routes[0].to.j",
+        "no destination of a sink of type jetstream",
+    );
+    routed(
+        "{ subject = 'a', topic = 'b' }",
+        "routes[0].to.j",
+        "no destination of a sink of type jetstream",
+    );
+    routed(
+        "{ subject = 'a b' }",
+        "routes[0].to.j.subject",
+        "holds a space",
+    );
+    routed(
+        "{ suject = 'a' }",
+        "routes[0].to.j.suject",
+        "did you mean `subject`?",
+    );
+}
+
+#[test]
+fn routes_to_other_types() {
+    let routed = |kind: &str, to: &str, path: &str, fragment: &str| {
+        let text = format!(
+            "{FINE}[[routes]]\nevent_type = '*'\nto.c = {to}\n[sinks.c]\ntype = '{kind}'\n"
+        );
+        let not_built = ("sinks.c.type", 10, "not available");
+        let expected = [(path, 8, fragment), not_built];
+        let built = if kind == "mock" { 1 } else { 2 };
+        check(&text, &expected[..built]);
+    };
+    routed(
+        "mock",
+        "'x'",
+        "routes[0].to.c",
+        "write true, for it has one place only",
+    );
+    routed("kafka", "'a b'", "routes[0].to.c", "is no topic");
+    routed(
+        "kafka",
+        "{ subject = 'x' }",
+        "routes[0].to.c",
+        "{ topic = \"a-topic\" }",
+    );
+    routed("kafka", "true", "routes[0].to.c", "set sinks.c.topic");
+    routed(
+        "rabbitmq",
+        "'x'",
+        "routes[0].to.c",
+        "{ queue = \"a-queue\" }",
+    );
+    routed(
+        "rabbitmq",
+        "{}",
+        "routes[0].to.c",
+        "{ queue = \"a-queue\" }",
+    );
+    routed(
+        "rabbitmq",
+        "{ queue = '{event_type}' }",
+        "routes[0].to.c.queue",
+        "begins with a placeholder",
+    );
+    routed(
+        "rabbitmq",
+        "{ queue = 'q', exchange = 'e' }",
+        "routes[0].to.c.queue",
+        "beside exchange",
+    );
+    routed(
+        "rabbitmq",
+        "{ exchange = 'e' }",
+        "routes[0].to.c.routing_key",
+        "exchange needs a routing_key",
+    );
+    routed(
+        "rabbitmq",
+        "{ routing_key = 'e' }",
+        "routes[0].to.c.exchange",
+        "routing_key needs an exchange",
+    );
+    routed(
+        "rabbitmq",
+        "{ exchange = '', routing_key = 'k' }",
+        "routes[0].to.c.exchange",
+        "is empty",
+    );
+    routed(
+        "rabbitmq",
+        "{ exchange = '{x}', routing_key = 'k' }",
+        "routes[0].to.c.exchange",
+        "is no template",
+    );
+}
+
+#[test]
+fn what_one_error_took_away_is_not_missed() {
+    // A table that could not be read is not "missing", and neither is what refers to it.
+    check(
+        "[sources]\na = 1\n[sinks.b]\ntype = 'stdout'\ninputs = 'a'\n",
+        &[("sources.a", 2, "must be a table")],
+    );
+    check(
+        "[sources.a]\ntype = 'postgres'\nurl = '${NONE}'\n[sinks.b]\ntype = 'stdout'\n",
+        &[("sources.a.url", 3, "NONE is not set")],
+    );
+    check_after(
+        "[[routes]]\nevent_type = 5\nto.b = true\n",
+        &[(
+            "routes[0].event_type",
+            7,
+            "must be a string or a list of strings",
+        )],
+    );
+}

@@ -1,0 +1,235 @@
+//! Good files, and what becomes of them.
+
+use std::time::Duration;
+
+use super::{FINE, env, load};
+use crate::config::{
+    AfterDelivery, Config, DestinationTemplate, Envelope, Format, Mode, Retry, Secret, SinkKind,
+    SourceKind, Start, TableName, Unrouted,
+};
+use crate::route::{Pattern, Template};
+
+fn template(text: &str) -> Template {
+    Template::parse(text).expect("a template")
+}
+
+#[test]
+fn defaults() {
+    let config = load(FINE).config;
+    assert_eq!(config.relay.name, "outbox-relay");
+    assert_eq!(config.relay.shutdown_timeout, Duration::from_secs(30));
+    assert_eq!(config.admin, None);
+    assert_eq!(config.routing, None);
+    let source = &config.sources["a"];
+    assert_eq!((source.name.as_str(), source.batch_size), ("a", 500));
+    assert_eq!(source.poll_interval, Duration::from_secs(5));
+    assert_eq!(source.after_delivery, AfterDelivery::Mark);
+    assert_eq!(source.retention, None);
+    let SourceKind::Postgres(postgres) = &source.kind;
+    let fallback = Duration::from_secs(30);
+    assert_eq!(postgres.mode, Mode::Notify { fallback });
+    assert!(!postgres.wait_for_flush && postgres.tls.is_none());
+    assert_eq!(postgres.url.expose(), "postgres://h/d");
+    let outbox = TableName {
+        schema: None,
+        name: "outbox".to_owned(),
+    };
+    assert_eq!(postgres.table, outbox);
+    assert_eq!(
+        postgres.columns.aggregate_id.as_deref(),
+        Some("aggregate_id")
+    );
+    let sink = &config.sinks["b"];
+    assert_eq!(
+        (sink.inputs.as_slice(), sink.start),
+        (["a".to_owned()].as_slice(), None)
+    );
+    assert_eq!(
+        (sink.timeout, sink.flush_interval),
+        (Duration::from_secs(5), Duration::from_millis(250))
+    );
+    assert_eq!(
+        (
+            sink.max_in_flight,
+            sink.max_in_flight_bytes,
+            sink.max_parked
+        ),
+        (1_024, 64 << 20, 10_000)
+    );
+    let retry = Retry {
+        max_retries: 3,
+        initial_delay: Duration::from_secs(1),
+        max_delay: Duration::from_secs(30),
+    };
+    assert_eq!(sink.retry, retry);
+    let envelope = Envelope {
+        format: Format::Json,
+        aggregate_field: "aggregateId".to_owned(),
+    };
+    assert_eq!(sink.envelope, envelope);
+    assert_eq!(
+        sink.default_destination,
+        Some(DestinationTemplate::Implicit)
+    );
+    assert_eq!(sink.kind, SinkKind::Stdout);
+}
+
+#[test]
+fn an_empty_admin_table_turns_everything_on_for_this_machine() {
+    let admin = load(&format!("{FINE}[admin]\n"))
+        .config
+        .admin
+        .expect("it is there");
+    assert_eq!(admin.listen.to_string(), "127.0.0.1:8080");
+    assert!(admin.health && admin.metrics && admin.token.is_none());
+}
+
+#[test]
+fn what_a_sink_says_overrides_what_all_share_key_by_key() {
+    let text = format!(
+        "{FINE}start = 'earliest'\nretry.max_retries = 0\nenvelope.format = 'raw'\n\
+         [sinks.c]\ntype = 'mock'\nfail = 1\ndelay = '5ms'\n\
+         [retry]\nmax_retries = 9\nmax_delay = '1h30m'\n[envelope]\naggregate_field = 'id'\n"
+    );
+    let config = load(&text).config;
+    let (b, c) = (&config.sinks["b"], &config.sinks["c"]);
+    assert_eq!((b.retry.max_retries, c.retry.max_retries), (0, 9));
+    assert_eq!(
+        (b.retry.max_delay, c.retry.max_delay),
+        (Duration::from_secs(5_400), Duration::from_secs(5_400))
+    );
+    assert_eq!(
+        (b.envelope.format, c.envelope.format),
+        (Format::Raw, Format::Json)
+    );
+    assert_eq!((b.start, c.start), (Some(Start::Earliest), None));
+    assert!(
+        matches!(&c.kind, SinkKind::Mock(mock) if mock.fail == 1.0 && mock.delay == Duration::from_millis(5))
+    );
+}
+
+#[test]
+fn strings_become_what_their_key_wants() {
+    let text = format!(
+        "{FINE}max_in_flight = '${{N:-7}}'\nunconfined = '${{B:-true}}'\ninputs = '${{I:-a}}'\n"
+    );
+    let config = load(&text).config;
+    assert_eq!(config.sinks["b"].max_in_flight, 7);
+    let loaded = Config::from_toml(&text, &env(&[("N", "8"), ("B", "off")])).expect("fine");
+    assert_eq!(loaded.config.sinks["b"].max_in_flight, 8);
+}
+
+#[test]
+fn tables_and_columns() {
+    let text = "[sinks.b]\ntype = 'stdout'\n[sources.a]\ntype = 'postgres'\nurl = 'postgres://h'\n\
+                table = 'App.Outbox'\nafter_delivery = 'keep'\nretention = '7d'\nwait_for_flush = true\n\
+                columns = { aggregate_id = 'draft_id', headers = false, sent_at = 'false' }\n\
+                tls = { ca = 'ca.pem', cert = 'c', key = 'k' }\n";
+    let config = load(text).config;
+    let SourceKind::Postgres(postgres) = &config.sources["a"].kind;
+    let table = TableName {
+        schema: Some("App".to_owned()),
+        name: "Outbox".to_owned(),
+    };
+    assert_eq!(postgres.table, table);
+    assert_eq!(postgres.columns.aggregate_id.as_deref(), Some("draft_id"));
+    assert_eq!(
+        (&postgres.columns.headers, &postgres.columns.sent_at),
+        (&None, &None)
+    );
+    let tls = postgres.tls.as_ref().expect("it is there");
+    assert_eq!(tls.ca, Some("ca.pem".into()));
+    assert_eq!(tls.client, Some(("c".into(), "k".into())));
+    assert_eq!(
+        config.sources["a"].retention,
+        Some(Duration::from_secs(7 * 86_400))
+    );
+}
+
+#[test]
+fn several_sources_feed_the_sinks_that_name_them() {
+    let text = format!(
+        "{FINE}[sources.z]\ntype = 'postgres'\nurl = 'postgres://h'\n[sinks.c]\ntype = 'stdout'\ninputs = ['z', 'z']\n"
+    );
+    let config = load(&text).config;
+    assert_eq!(config.sinks["b"].inputs, ["a", "z"]);
+    assert_eq!(config.sinks["c"].inputs, ["z"]);
+}
+
+#[test]
+#[cfg(feature = "nats")]
+fn jetstream() {
+    use crate::config::NatsAuth;
+
+    let text = "[sources.a]\ntype = 'postgres'\nurl = 'postgres://h'\n[sinks.j]\ntype = 'jetstream'\n\
+                url = 'nats://u:p@a:4222, tls://b'\nsubject = 'x.{event_type}'\nexpected_stream = 'X'\n\
+                auth = { user = 'u', password = '${P}' }\ntls.ca = 'ca'\n\
+                stream = { name = 'X', subjects = 'x.>,y', replicas = 3, storage = 'memory', max_age = '1m', \
+                max_bytes = '1GiB' }\n";
+    let loaded = Config::from_toml(text, &env(&[("P", "s3cret")])).expect("fine");
+    let sink = &loaded.config.sinks["j"];
+    assert_eq!(
+        sink.default_destination,
+        Some(DestinationTemplate::Name(template("x.{event_type}")))
+    );
+    let SinkKind::Jetstream(jetstream) = &sink.kind else {
+        panic!("{:?}", sink.kind);
+    };
+    let servers: Vec<&str> = jetstream.servers.iter().map(Secret::expose).collect();
+    assert_eq!(servers, ["nats://u:p@a:4222", "tls://b"]);
+    assert_eq!(
+        jetstream.auth,
+        NatsAuth::User("u".to_owned(), Secret::new("s3cret"))
+    );
+    assert_eq!(jetstream.expected_stream.as_deref(), Some("X"));
+    let stream = jetstream.stream.as_ref().expect("it is there");
+    assert_eq!(stream.subjects, ["x.>", "y"]);
+    assert_eq!((stream.replicas, stream.file_storage), (3, false));
+    assert_eq!(
+        stream.duplicate_window,
+        Duration::from_secs(60),
+        "no longer than max_age"
+    );
+    assert_eq!(stream.max_bytes, Some(1 << 30));
+    assert!(!format!("{:?}", loaded.config).contains("s3cret"));
+}
+
+#[test]
+#[cfg(feature = "nats")]
+fn routes() {
+    let text = "[sources.a]\ntype = 'postgres'\nurl = 'postgres://h'\n\
+                [sinks.j]\ntype = 'jetstream'\nurl = 'n'\nsubject = 'x.{event_type}'\n\
+                [sinks.k]\ntype = 'jetstream'\nurl = 'n'\n[sinks.o]\ntype = 'stdout'\n\
+                [[routes]]\nevent_type = ['A', 'B*']\nto = { j = 'p.{aggregate_id}', k = { subject = 'q' } }\n\
+                [[routes]]\nevent_type = '*'\nto = { j = true, o = true }\n";
+    let routing = load(text).config.routing.expect("there are routes");
+    assert_eq!(routing.unrouted, Unrouted::DeadLetter);
+    let pattern = |text| Pattern::parse(text).expect("a pattern");
+    assert_eq!(routing.routes[0].event_types, [pattern("A"), pattern("B*")]);
+    let name = |text| DestinationTemplate::Name(template(text));
+    assert_eq!(routing.routes[0].to["j"], name("p.{aggregate_id}"));
+    assert_eq!(routing.routes[0].to["k"], name("q"));
+    assert_eq!(routing.routes[1].to["j"], name("x.{event_type}"));
+    assert_eq!(routing.routes[1].to["o"], DestinationTemplate::Implicit);
+    assert!(!routing.routes[1].to.contains_key("k"));
+}
+
+#[test]
+#[cfg(feature = "nats")]
+fn placeholders_may_come_first_where_that_was_asked_for() {
+    let sink = "[sources.a]\ntype = 'postgres'\nurl = 'postgres://h'\n[sinks.j]\ntype = 'jetstream'\nurl = 'n'\n\
+                subject = '{event_type}'\n";
+    load(&format!("{sink}unconfined = true\n"));
+    // A default destination that no route uses chooses nothing.
+    load(&format!("{sink}[[routes]]\nevent_type = '*'\nto.j = 'a'\n"));
+}
+
+#[test]
+fn an_explicit_unrouted_replaces_the_route_for_everything() {
+    let text =
+        format!("{FINE}[routing]\nunrouted = 'skip'\n[[routes]]\nevent_type = 'A'\nto.b = true\n");
+    assert_eq!(
+        load(&text).config.routing.expect("routes").unrouted,
+        Unrouted::Skip
+    );
+}

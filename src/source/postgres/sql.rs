@@ -5,7 +5,11 @@
 //! connection; one message is always executed by one. What the database or a broker says never gets into a
 //! statement this way: it is bound, inside a transaction.
 
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+
 use crate::config::{Columns, TableName};
+use crate::ledger::RangeSet;
 
 /// The names of a source's relations and columns, quoted once.
 #[derive(Debug, Clone)]
@@ -80,6 +84,15 @@ impl QuotedColumns {
                 .join(", "),
         }
     }
+}
+
+/// An `int8multirange` that was selected as text.
+pub(super) fn ranges(row: &PgRow, column: &str) -> Result<RangeSet, sqlx::Error> {
+    let text: String = row.try_get(column)?;
+    RangeSet::parse(&text).map_err(|error| sqlx::Error::ColumnDecode {
+        index: column.to_owned(),
+        source: error.into(),
+    })
 }
 
 /// An identifier in double quotes.

@@ -4,6 +4,7 @@
 //! SQL; a source knows nothing of brokers.
 
 pub mod bell;
+pub mod bookkeeping;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 

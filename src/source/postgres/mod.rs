@@ -3,6 +3,7 @@
 //! Every statement that runs often stands on its own: no session state, no named prepared statement, so that a
 //! pooler in transaction mode is as good as a direct connection (with `mode = "poll"`).
 
+mod bookkeeping;
 mod doorbell;
 mod holes;
 mod inspect;

@@ -134,7 +134,9 @@ fn list(config: &Config, shelves: &[Shelf]) -> Result<(), BoxError> {
     }
     for line in lines {
         let cells = line.iter().zip(widths);
-        let cells: Vec<String> = cells.map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: Vec<String> = cells
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
         say(cells.join("  ").trim_end())?;
     }
     Ok(())
@@ -169,7 +171,8 @@ fn line(config: &Config, entry: &LedgerEntry) -> [String; 8] {
 
 fn is_configured(config: &Config, ledger: &LedgerName) -> bool {
     let sink = config.sinks.get(&ledger.sink);
-    ledger.relay == config.relay.name && sink.is_some_and(|sink| sink.inputs.contains(&ledger.source))
+    ledger.relay == config.relay.name
+        && sink.is_some_and(|sink| sink.inputs.contains(&ledger.source))
 }
 
 /// The one ledger that is meant.
@@ -182,7 +185,10 @@ fn find<'a>(
     let meant = |name: &LedgerName| {
         name.sink == which.sink
             && name.relay == *relay
-            && which.source.as_ref().is_none_or(|source| *source == name.source)
+            && which
+                .source
+                .as_ref()
+                .is_none_or(|source| *source == name.source)
     };
     let mut found = shelves.iter().flat_map(|shelf| {
         let entries = shelf.entries.iter().filter(|entry| meant(&entry.name));
@@ -260,9 +266,8 @@ async fn rename(config: &Config, which: &Which, to: &str, force: bool) -> Result
 async fn reset(config: &Config, source: &str, start: From, force: bool) -> Result<(), BoxError> {
     let bookkeeping = relay::bookkeeping(config, source)?;
     let entries = bookkeeping.list().await?;
-    let own = |entry: &&LedgerEntry| {
-        entry.name.relay == config.relay.name && entry.name.source == source
-    };
+    let own =
+        |entry: &&LedgerEntry| entry.name.relay == config.relay.name && entry.name.source == source;
     if !force && let Some(entry) = entries.iter().find(own) {
         refuse_live(entry)?;
     }

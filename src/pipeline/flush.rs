@@ -192,7 +192,10 @@ mod tests {
         ledger.closed(&range(8, 9));
         ledger.looked_at(&range(1, 5), &range(2, 3));
         let flush = ledger.begin_flush().flush;
-        assert_eq!(flush.delivered, "{[1,2),[3,5),[8,9)}", "2 is still to be delivered");
+        assert_eq!(
+            flush.delivered, "{[1,2),[3,5),[8,9)}",
+            "2 is still to be delivered"
+        );
         assert_eq!(flush.closed, "{[8,9)}");
         assert_eq!(ledger.aged(), &range(8, 9));
     }

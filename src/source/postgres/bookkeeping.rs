@@ -40,7 +40,9 @@ impl Postgres {
             for (index, statement) in statements.iter().enumerate() {
                 let query = sqlx::query(AssertSqlSafe(statement.clone())).persistent(false);
                 let query = query.bind(&ledger.relay).bind(&ledger.source);
-                let query = further.iter().fold(query.bind(&ledger.sink), |q, p| q.bind(*p));
+                let query = further
+                    .iter()
+                    .fold(query.bind(&ledger.sink), |q, p| q.bind(*p));
                 let done = query.execute(&mut connection).await?;
                 there |= index == 0 && done.rows_affected() > 0;
                 if !there {

@@ -34,7 +34,9 @@ use self::link::Link;
 use self::settle::PostgresSettler;
 use self::sql::Names;
 use super::bell::Bell;
-use super::{Grant, LeaseId, LedgerStore, Reader, Settler, SinkStart, Source, SourceError, StoredLedger};
+use super::{
+    Grant, LeaseId, LedgerStore, Reader, Settler, SinkStart, Source, SourceError, StoredLedger,
+};
 use crate::config;
 use crate::ledger::RangeSet;
 

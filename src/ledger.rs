@@ -299,6 +299,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_lowest_are_whole_ranges() {
+        let ranges = set(&[(1, 3), (5, 6), (10, 1_000_000), (2_000_000, 2_000_001)]);
+        assert_eq!(ranges.lowest(2), set(&[(1, 3)]));
+        assert_eq!(ranges.lowest(4), set(&[(1, 3), (5, 6), (10, 1_000_000)]));
+        assert_eq!(ranges.lowest(u64::MAX), ranges);
+        let mut rest = ranges.clone();
+        rest.subtract(&set(&[(0, 2), (5, 20), (3_000_000, 4_000_000)]));
+        assert_eq!(rest.to_string(), "{[2,3),[20,1000000),[2000000,2000001)}");
+    }
+
     proptest! {
         #[test]
         fn behaves_as_a_set_of_numbers(steps in prop::collection::vec((any::<bool>(), 0i64..60, 0i64..12), 0..60)) {
@@ -317,6 +328,8 @@ mod tests {
                 prop_assert!(all.windows(2).all(|pair| pair[0].1 < pair[1].0), "ranges touch: {:?}", all);
                 for seq in 0..75 {
                     prop_assert_eq!(ranges.contains(seq), model.contains(&seq));
+                    let missing = (seq..).find(|seq| !model.contains(seq));
+                    prop_assert_eq!(Some(ranges.lowest_missing(seq)), missing);
                 }
             }
             let round_trip = RangeSet::parse(&ranges.stored(usize::MAX).text);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sqlx::Executor;
+
 use crate::support::database::Database;
 use crate::support::eventually::{eventually, throughout};
 use crate::support::nats::{self, PrivateNats};
@@ -306,8 +308,12 @@ async fn another_relay_on_the_same_table_holds_it_back_whatever_it_calls_it() {
 
 #[tokio::test]
 async fn a_row_in_a_closed_hole_is_delivered_after_all_and_raises_the_alarm() {
-    let (database, stream, settings) = setting("mark").await;
-    let relay = Relay::ready(&settings.clone().set("sources.main.settle_interval", "1h")).await;
+    let (database, stream, settings) = setting("delete").await;
+    let seldom = settings
+        .clone()
+        .set("sources.main.settle_interval", "1h")
+        .set("sources.main.after_delivery", "keep");
+    let relay = Relay::ready(&seldom).await;
     roll_back_an_event(&database).await;
     database.insert("After", Some("key"), 2).await;
     stream.await_len(2, SOON).await;
@@ -319,21 +325,54 @@ async fn a_row_in_a_closed_hole_is_delivered_after_all_and_raises_the_alarm() {
     relay.stop().await;
 
     // What no INSERT can do that draws its seq from the sequence.
-    database
-        .execute("INSERT INTO outbox (seq, event_type, payload) OVERRIDING SYSTEM VALUE VALUES (1, 'Late', '{}')")
-        .await;
+    let late = "INSERT INTO outbox (seq, event_type, payload) OVERRIDING SYSTEM VALUE VALUES (1, 'Late', '{}')";
+    database.execute(late).await;
+    // While nobody looks into it, for the pipeline doesn't run, it is not settled either.
+    let relay = Relay::start(&with_dead_sink(&settings, "events"));
+    await_count(&database, ROWS, 1).await;
+    stays(&database, ROWS, 1).await;
+    relay.stop().await;
+
     let relay = Relay::ready(&settings).await;
     let deliveries = stream.await_len(3, SOON).await;
     assert_eq!(deliveries[2].subject, stream.subject("Late"));
-    assert_eq!(
-        relay.metric("outbox_late_events_total", &[]).await,
-        Some(1.0)
-    );
+    let late = relay.metric("outbox_late_events_total", &[]).await;
+    assert_eq!(late, Some(1.0));
     assert!(relay.stderr().contains("ERROR"), "it is an error");
-    await_count(&database, UNMARKED, 0).await;
+    await_count(&database, ROWS, 0).await;
     relay.stop().await;
     let ledger: String = database
         .value("SELECT delivered::text || closed::text FROM outbox_ledger")
         .await;
     assert_eq!(ledger, "{[1,4)}{}");
+}
+
+#[tokio::test]
+async fn whoever_locks_a_row_delays_its_settling_and_nothing_else() {
+    let (database, stream, settings) = setting("mark").await;
+    database.insert("Locked", Some("key"), 10).await;
+    let mut holder = database.connect().await;
+    holder
+        .execute("BEGIN; SELECT FROM outbox WHERE seq = 5 FOR UPDATE")
+        .await
+        .expect("lock a row");
+    let relay = Relay::ready(&settings).await;
+    eventually("settling waits for it", SOON, async || {
+        relay
+            .stderr()
+            .contains("could not be settled")
+            .then_some(())
+    })
+    .await;
+    for round in 1..=3 {
+        database.insert("Free", Some("key"), 10).await;
+        stream.await_len(10 + 10 * round, SOON).await;
+        await_stored(&database, "events").await;
+    }
+    // Those before it may have been a step of their own.
+    let unmarked = "SELECT count(*) FROM outbox WHERE sent_at IS NULL AND seq >= 5";
+    assert_eq!(database.value::<i64>(unmarked).await, 36);
+    holder.execute("ROLLBACK").await.expect("still open");
+    await_count(&database, UNMARKED, 0).await;
+    relay.stop().await;
 }

@@ -136,13 +136,27 @@ async fn deleted_rows_are_no_holes_to_whoever_reads_later() {
         .publishing("second", &second)
         .set("sinks.second.start", "earliest");
     let relay = Relay::ready(&settings).await;
-    database.insert("Later", Some("key"), 3).await;
+    database.insert("Later", Some("key"), 1).await;
+    // A transaction that keeps every hole from being closed, and has one itself.
+    let mut held = database.connect().await;
+    held.execute("BEGIN; INSERT INTO outbox (event_type, payload) VALUES ('Held', '{}')")
+        .await
+        .expect("insert");
+    database.insert("Later", Some("key"), 2).await;
     stream.await_len(6_003, SOON).await;
     second.await_len(3, SOON).await;
-    throughout("there is no hole", Duration::from_millis(500), async || {
-        relay.metric("outbox_holes", &[]).await == Some(0.0)
+    let holes = async || relay.metric("outbox_holes", &[]).await;
+    eventually("the transaction's hole is seen", SOON, async || {
+        holes().await.filter(|holes| *holes > 0.0)
     })
     .await;
+    throughout(
+        "there is no other hole",
+        Duration::from_secs(1),
+        async || holes().await == Some(1.0),
+    )
+    .await;
+    held.execute("ROLLBACK").await.expect("still open");
     await_count(&database, ROWS, 0).await;
     relay.stop().await;
 }

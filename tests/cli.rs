@@ -92,12 +92,21 @@ async fn emit_inserts_events() {
     let database = Database::fresh().await;
     let settings = Settings::of(&database).set("sinks.events.type", "mock");
     migrate(&settings);
-    let ended = run(&settings, &["emit"]);
+    let ended = run(&settings, &["emit", "PickMade"]);
     assert_eq!(ended.code, Some(0), "{ended:#?}");
-    let ended = run(&settings, &["emit", "--count", "25"]);
+    let ended = run(
+        &settings,
+        &["emit", "PickMade", "--count", "25", "--key", "draft"],
+    );
     assert_eq!(ended.code, Some(0), "{ended:#?}");
-    let rows: i64 = database.value("SELECT count(*) FROM outbox").await;
+    let rows: i64 = database
+        .value("SELECT count(*) FROM outbox WHERE event_type = 'PickMade'")
+        .await;
     assert_eq!(rows, 26);
+    let keyed: i64 = database
+        .value("SELECT count(*) FROM outbox WHERE aggregate_id = 'draft'")
+        .await;
+    assert_eq!(keyed, 25);
 }
 
 #[tokio::test]

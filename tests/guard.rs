@@ -254,9 +254,10 @@ async fn missing_tables_and_newer_tables_end_the_start() {
     migrate(&settings);
     database
         .execute(
-            "INSERT INTO _outbox_relay_migrations SELECT (jsonb_populate_record(newest, \
-             jsonb_build_object('version', newest.version + 1000))).* \
-             FROM (SELECT * FROM _outbox_relay_migrations ORDER BY version DESC LIMIT 1) newest",
+            "CREATE TEMPORARY TABLE newest AS \
+             SELECT * FROM _outbox_relay_migrations ORDER BY version DESC LIMIT 1; \
+             UPDATE newest SET version = version + 1000; \
+             INSERT INTO _outbox_relay_migrations SELECT * FROM newest",
         )
         .await;
     let mut relay = Relay::start(&settings);

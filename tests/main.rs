@@ -9,6 +9,7 @@ mod guard;
 mod lease;
 mod ledger;
 mod message;
+mod notify;
 mod order;
 mod queries;
 mod settle;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlx::{Connection, Executor, PgConnection};
 
 use crate::support::database::Database;
+use crate::support::eventually::throughout;
 use crate::support::nats;
 use crate::support::relay::{Relay, migrate};
 use crate::support::settings::Settings;
@@ -93,13 +94,13 @@ async fn a_transaction_that_begins_first_and_touches_the_aggregate_last_comes_la
 #[tokio::test]
 async fn the_successor_of_a_large_transaction_does_not_overtake_it() {
     const ROUNDS: i32 = 6;
-    const LARGE: i64 = 1_500;
+    const LARGE: i64 = 600;
     let database = Database::fresh().await;
     let stream = Stream::create(&nats::shared()).await;
     // Reads that show a tenth of the transaction, and a pause in which both commit.
     let settings = Settings::of(&database)
         .publishing_to(&stream)
-        .set("sources.main.batch_size", 150)
+        .set("sources.main.batch_size", 60)
         .set("sources.main.poll_interval", "300ms");
     migrate(&settings);
     prepare(&database, ROUNDS + 1).await;
@@ -128,6 +129,91 @@ async fn the_successor_of_a_large_transaction_does_not_overtake_it() {
     large.close().await.expect("close");
     successor.close().await.expect("close");
     relay.stop().await;
+}
+
+#[tokio::test]
+async fn behind_many_holes_that_stay_no_successor_overtakes() {
+    const KEYS: i32 = 5;
+    /// More than the relay looks up in every read.
+    const HOLES: i32 = 150;
+    let database = Database::fresh().await;
+    let stream = Stream::create(&nats::shared()).await;
+    // As rarely as it looks for the owners of holes: each read comes right after such a look.
+    let settings = Settings::of(&database)
+        .publishing_to(&stream)
+        .set("sources.main.poll_interval", "1s");
+    migrate(&settings);
+    prepare(&database, KEYS + HOLES + 1).await;
+    let relay = Relay::ready(&settings).await;
+    let mut holder = database.connect().await;
+    let mut others = database.connect().await;
+    holder.execute("BEGIN").await.expect("begin");
+    for key in 1..=HOLES {
+        write(&mut holder, KEYS + key, 1).await;
+        write(&mut others, KEYS + HOLES + 1, 1).await;
+    }
+    let mut early = Vec::new();
+    for key in 1..=KEYS {
+        let mut connection = database.connect().await;
+        connection.execute("BEGIN").await.expect("begin");
+        write(&mut connection, key, 1).await;
+        write(&mut others, KEYS + HOLES + 1, 1).await;
+        early.push((key, connection));
+    }
+    let many = f64::from(HOLES + KEYS);
+    relay
+        .await_metric("outbox_holes", &[], Duration::from_secs(10), |n| n >= many)
+        .await;
+    // Long enough for the relay to know who may own them.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    for (key, mut connection) in early {
+        connection.execute("COMMIT").await.expect("commit");
+        write(&mut connection, key, 1).await;
+        connection.close().await.expect("close");
+    }
+    let arrived = u64::from((HOLES + KEYS + 2 * KEYS).unsigned_abs());
+    let deliveries = stream.await_len(arrived, Duration::from_secs(10)).await;
+    for key in 1..=KEYS {
+        assert_in_order(&deliveries, key);
+    }
+    holder.execute("COMMIT").await.expect("commit");
+    holder.close().await.expect("close");
+    others.close().await.expect("close");
+    let all = arrived + u64::from(HOLES.unsigned_abs());
+    stream.await_len(all, Duration::from_secs(10)).await;
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn one_event_per_key_is_in_flight_and_never_more_than_the_limit() {
+    let database = Database::fresh().await;
+    // One event of each key at a time: 2 keys. Without keys: as many as are allowed.
+    for (keys, limit, expected) in [("n % 2", 50, 2.0), ("NULL", 7, 7.0)] {
+        let settings = Settings::of(&database)
+            .set("relay.name", format!("limit-{limit}"))
+            .set("sinks.slow.type", "mock")
+            .set("sinks.slow.delay", "100ms")
+            .set("sinks.slow.max_in_flight", limit);
+        migrate(&settings);
+        let insert = format!(
+            "TRUNCATE outbox; INSERT INTO outbox (event_type, aggregate_id, payload) \
+             SELECT 'Counted', ({keys})::text, '{{}}' FROM generate_series(1, 1000) n"
+        );
+        database.execute(&insert).await;
+        let relay = Relay::ready(&settings).await;
+        let mut most = 0.0_f64;
+        throughout("the limit holds", Duration::from_secs(2), async || {
+            let in_flight = relay.metric("outbox_in_flight", &[]).await.unwrap_or(0.0);
+            most = most.max(in_flight);
+            in_flight <= expected
+        })
+        .await;
+        assert!(
+            (most - expected).abs() < 0.5,
+            "{most} of {expected} were used"
+        );
+        relay.kill().await;
+    }
 }
 
 #[tokio::test]

@@ -171,6 +171,12 @@ async fn nats_with_a_user_and_a_password() {
     refuses(&settings("another-word")).await;
     let relay = Relay::ready(&settings("s3cr3t-word")).await;
     stream.await_len(10, Duration::from_secs(10)).await;
+    // Credentials in the URL are as good.
+    relay.stop().await;
+    let in_url = Settings::of(&database).publishing_to(&stream);
+    let relay = Relay::ready(&in_url).await;
+    database.insert("Counted", Some("key"), 10).await;
+    stream.await_len(20, Duration::from_secs(10)).await;
     let log = relay.stderr();
     assert!(
         !log.contains("s3cr3t-word"),

@@ -11,6 +11,15 @@ CREATE TABLE {schema}outbox_lease (
     PRIMARY KEY (relay, source)
 ) WITH (fillfactor = 50);
 
+-- The token of the lease once more, in a table that a crash empties: what a relay remembers of the server doesn't
+-- outlive the server's own memory.
+CREATE UNLOGGED TABLE {schema}outbox_incarnation (
+    relay  text NOT NULL,
+    source text NOT NULL,
+    token  uuid NOT NULL,
+    PRIMARY KEY (relay, source)
+) WITH (fillfactor = 50);
+
 -- Per sink, the seq that need nothing more. One row per pipeline, updated at every flush.
 CREATE TABLE {schema}outbox_ledger (
     relay      text           NOT NULL,

@@ -7,4 +7,5 @@ GRANT INSERT (id, event_type, aggregate_type, aggregate_id, payload, headers, cr
 GRANT SELECT, UPDATE (sent_at), DELETE ON {table} TO relay;
 GRANT SELECT ON SEQUENCE {sequence} TO relay;
 GRANT SELECT ON {schema}_outbox_relay_migrations TO relay;
-GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}outbox_lease, {schema}outbox_ledger, {schema}outbox_source, {schema}outbox_dead_letter TO relay;
+GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}outbox_lease, {schema}outbox_incarnation,
+    {schema}outbox_ledger, {schema}outbox_source, {schema}outbox_dead_letter TO relay;

@@ -11,7 +11,8 @@ use crate::error::BoxError;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
-    /// The event's type, PickMade for example.
+    /// The event's type.
+    #[arg(default_value = "PickMade")]
     event_type: String,
 
     /// The source to insert into; may be left out if there is only one.
@@ -30,8 +31,8 @@ pub(super) struct Args {
     #[arg(long)]
     aggregate_type: Option<String>,
 
-    /// The payload, JSON; `{n}` in it becomes the event's number.
-    #[arg(long, default_value = r#"{"n":{n}}"#)]
+    /// The payload, JSON; `{number}` in it becomes the number of the event.
+    #[arg(long, default_value = r#"{"n":{number}}"#)]
     payload: String,
 
     /// A header.
@@ -108,7 +109,7 @@ async fn emit(kind: &SourceKind, args: &Args) -> Result<(), BoxError> {
             event_type: args.event_type.clone(),
             aggregate_type: args.aggregate_type.clone(),
             aggregate_id: args.key.clone().or(key),
-            payload: args.payload.replace("{n}", &number.to_string()),
+            payload: args.payload.replace("{number}", &number.to_string()),
             headers: args.headers.clone(),
         };
         let id = writer.write(&event).await?;

@@ -4,8 +4,8 @@
 //!
 //! 1. `document` parses the file, knows the line of each value, and fills in `${VAR}` (`interpolate`).
 //! 2. `layers` merges: flags > `OUTBOX__A__B` variables > the file > plain variables such as `DATABASE_URL`.
-//! 3. `read` makes the structs of `typed` of it, one table at a time, and finds every key that is unknown or of
-//!    the wrong kind.
+//! 3. `read` makes the structs of `typed` of it, one `table` at a time, and finds every key that is unknown or
+//!    of the wrong kind.
 //! 4. `validate` makes the [`Config`] of those.
 //!
 //! Each step goes on after an error, so that one look shows all of them. No error repeats a value that may be a
@@ -24,6 +24,7 @@ mod read;
 mod report;
 mod schema;
 mod secret;
+mod table;
 mod typed;
 mod validate;
 mod validated;

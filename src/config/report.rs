@@ -91,6 +91,23 @@ impl Report {
         }
     }
 
+    /// Reports that `text` is not what it should be, such as a template. The parser's own words are shown only
+    /// where the text may be, for they may repeat some of it.
+    pub(super) fn is_no(
+        &mut self,
+        path: &KeyPath,
+        text: &str,
+        what: &str,
+        error: &dyn std::error::Error,
+    ) {
+        let quoted = self.quote(path, text);
+        if self.place(path).is_literal() {
+            self.error(path, format!("{quoted} is no {what}: {error}"));
+        } else {
+            self.error(path, format!("{quoted} is no {what}"));
+        }
+    }
+
     /// Where the value at `path` was written; of an absent one, where the table stands that lacks it.
     pub(super) fn place(&self, path: &KeyPath) -> Place {
         if let Some(place) = self.places.get(path) {

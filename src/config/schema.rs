@@ -10,6 +10,9 @@ use super::typed::{
     Sqlite, Stdout,
 };
 
+/// What a string looks like that is filled in from elsewhere.
+const REFERENCE: &str = r"\$\{.+\}";
+
 /// The JSON Schema of the configuration file: every key with what it means and its default.
 #[must_use]
 pub fn schema() -> Schema {
@@ -55,6 +58,9 @@ pub fn schema() -> Schema {
         }),
     );
     schema.insert("title".to_owned(), json!("outbox-relay configuration"));
+    let description = "Where events come from, where they go, and how. Strings may hold ${VAR}, ${VAR:-default} and \
+                       ${file:/path}; $$ is a dollar.";
+    schema.insert("description".to_owned(), json!(description));
     schema.insert(
         "$defs".to_owned(),
         Value::from(generator.take_definitions(true)),
@@ -99,7 +105,7 @@ fn properties_of(schema: &mut Schema) -> &mut Map<String, Value> {
     }
 }
 
-/// TOML has no null, defaults are in the descriptions, and any number or boolean may be written as `"${VAR}"`.
+/// TOML has no null, defaults are in the descriptions, and any number, boolean or word may be written as `"${VAR}"`.
 fn as_written_in_toml(schema: &mut Schema) {
     let Some(object) = schema.as_object_mut() else {
         return;
@@ -125,11 +131,36 @@ fn as_written_in_toml(schema: &mut Schema) {
             }
         }
     }
+    // With a type: what is made of it below has none, and is visited next.
+    if object.contains_key("type")
+        && let Some(words) = object.remove("enum")
+    {
+        object.remove("type");
+        let reference = json!({ "type": "string", "pattern": REFERENCE });
+        object.insert("anyOf".to_owned(), json!([{ "enum": words }, reference]));
+    }
     if let Some(name @ ("integer" | "number" | "boolean")) =
         object.get("type").and_then(Value::as_str)
     {
         let types = json!([name, "string"]);
         object.insert("type".to_owned(), types);
-        object.insert("pattern".to_owned(), json!(r"\$\{.+\}"));
+        object.insert("pattern".to_owned(), json!(REFERENCE));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_and_numbers_may_be_references() {
+        let schema = schema().to_value();
+        let relay = &schema["$defs"]["Relay"]["properties"];
+        assert_eq!(relay["name"]["type"], "string", "no null: {relay}");
+        let retries = &schema["$defs"]["Retry"]["properties"]["max_retries"];
+        assert_eq!(retries["type"], json!(["integer", "string"]));
+        let format = &schema["$defs"]["Envelope"]["properties"]["format"]["anyOf"];
+        assert_eq!(format[0]["enum"][0], "json");
+        assert_eq!(format[1]["pattern"], REFERENCE);
     }
 }

@@ -45,6 +45,12 @@ impl Ledger {
         self.dirty = true;
     }
 
+    /// The row of `seq` was deleted by somebody else. It may be reported more than once.
+    pub(super) fn gone(&mut self, seq: i64) {
+        self.delivered.insert(seq);
+        self.dirty = true;
+    }
+
     /// These holes were proven dead.
     pub(super) fn closed(&mut self, closed: &RangeSet) {
         if closed.is_empty() {

@@ -204,6 +204,7 @@ impl State {
                 Verdict::Retry { after, error }
             }
             Meaning::Invalid => {
+                // This one was none: the broker was not asked.
                 let attempts = counts.rejections.remove(&seq).unwrap_or(0);
                 Verdict::Dead { attempts, error }
             }

@@ -21,7 +21,13 @@ pub(super) async fn keep(source: Arc<dyn Source>, id: LeaseId, lease: Lease) {
     loop {
         tokio::time::sleep(pause).await;
         let asked_at = Instant::now();
-        match source.renew(&id).await {
+        // An answer that takes longer is worth no more than none: the lease would run out over it.
+        let renewal = tokio::time::timeout(LEASE_RENEWAL, source.renew(&id));
+        let Ok(renewal) = renewal.await else {
+            tracing::warn!("the lease could not be renewed: no answer within {LEASE_RENEWAL:?}");
+            continue;
+        };
+        match renewal {
             Ok(true) => {
                 lease.renewed(asked_at);
                 pause = LEASE_RENEWAL;

@@ -67,6 +67,7 @@ impl SourceTask {
     pub(super) async fn run(self) -> Result<(), SourceError> {
         let mut backoff = Backoff::source();
         let name = &self.source_config.name;
+        self.held_gauge().set(0.0);
         while !self.stop.is_cancelled() {
             let delay = match self.session(&mut backoff).await {
                 Ok(End::Stopped) => return Ok(()),
@@ -132,6 +133,9 @@ impl SourceTask {
         while !self.stop.is_cancelled() {
             // Not to be dropped half-way: a lease that nobody knows of would have to run out.
             if let Some(grant) = self.source.acquire(&sinks).await? {
+                if standby {
+                    self.inspect_again(&grant.lease).await?;
+                }
                 tracing::info!(source = name, "the lease is held by this relay");
                 self.status.set_source(name, SourceState::Active);
                 return Ok(Some(grant));
@@ -149,6 +153,17 @@ impl SourceTask {
                 .await;
         }
         Ok(None)
+    }
+
+    /// The tables may have changed while this relay stood by.
+    async fn inspect_again(&self, lease: &LeaseId) -> Result<(), SourceError> {
+        let inspected = self.source.inspect().await;
+        if inspected.is_err()
+            && let Err(error) = self.source.release(lease).await
+        {
+            tracing::warn!(error = chain(&error), "the lease could not be released");
+        }
+        inspected
     }
 
     async fn with_lease(&self, grant: Grant) -> End {
@@ -175,7 +190,7 @@ impl SourceTask {
             sinks: Vec::new(),
         };
         for ledger in grant.ledgers {
-            session.start(ledger, Duration::ZERO);
+            session.start(ledger.sink.clone(), Some(ledger), Duration::ZERO);
         }
         let end = session.run(&mut keeper, &mut janitor).await;
         session.lease.revoke();
@@ -231,11 +246,10 @@ impl SourceTask {
 }
 
 impl Session<'_> {
-    /// Starts the pipeline whose ledger this is, after a pause.
-    fn start(&mut self, ledger: StoredLedger, pause: Duration) {
+    /// Starts the pipeline of `sink`: with the ledger that came with the lease, or `None` to read it anew.
+    fn start(&mut self, sink: String, ledger: Option<StoredLedger>, pause: Duration) {
         let task = self.task;
         let source = &task.source_config.name;
-        let sink = ledger.sink.clone();
         let Some(sink_config) = task.config.sinks.get(&sink) else {
             return;
         };
@@ -272,7 +286,7 @@ impl Session<'_> {
                     return End::Lost;
                 }
                 Some(ended) = self.pipelines.join_next_with_id() => {
-                    if self.pipeline_ended(ended).await == Some(End::Lost) {
+                    if self.pipeline_ended(ended) == Some(End::Lost) {
                         return End::Lost;
                     }
                 }
@@ -283,7 +297,7 @@ impl Session<'_> {
     }
 
     /// Decides what the end of a pipeline means for the session.
-    async fn pipeline_ended(
+    fn pipeline_ended(
         &mut self,
         ended: Result<(Id, Result<Exit, SourceError>), JoinError>,
     ) -> Option<End> {
@@ -306,29 +320,9 @@ impl Session<'_> {
         match exit {
             Exit::Stopped => None,
             Exit::Changed => Some(End::Lost),
-            Exit::Fenced => self.reclaim(&sink, pause).await,
-        }
-    }
-
-    /// Reads a ledger anew that somebody has written to, if the lease is still ours.
-    async fn reclaim(&mut self, sink: &str, pause: Duration) -> Option<End> {
-        match self.task.source.reclaim(&self.id, sink).await {
-            Ok(Some(ledger)) => {
-                tracing::info!(
-                    sink,
-                    "the ledger was changed by somebody else and is read anew"
-                );
-                self.start(ledger, pause);
+            Exit::Fenced => {
+                self.start(sink, None, pause);
                 None
-            }
-            Ok(None) => Some(End::Lost),
-            Err(error) => {
-                tracing::warn!(
-                    sink,
-                    error = chain(&error),
-                    "the ledger could not be read anew"
-                );
-                Some(End::Lost)
             }
         }
     }

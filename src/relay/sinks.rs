@@ -30,7 +30,8 @@ pub(super) struct PipelineTask {
     pub(super) lease_id: LeaseId,
     pub(super) lease: Lease,
     pub(super) bell: Option<Bell>,
-    pub(super) ledger: StoredLedger,
+    /// The ledger as it was stored; `None` if somebody has written to it since.
+    pub(super) ledger: Option<StoredLedger>,
     pub(super) pause: Duration,
     pub(super) metrics: Arc<PipelineMetrics>,
     pub(super) status: Arc<PipelineStatus>,
@@ -38,13 +39,13 @@ pub(super) struct PipelineTask {
 
 impl PipelineTask {
     /// Connects the sink, for as long as that takes, and runs the pump.
-    pub(super) async fn run(self, stop: CancellationToken) -> Result<Exit, SourceError> {
-        let connected = async {
-            tokio::time::sleep(self.pause).await;
-            self.connected().await
-        };
-        let Some(sink) = stop.run_until_cancelled(connected).await else {
-            return Ok(Exit::Stopped);
+    pub(super) async fn run(mut self, stop: CancellationToken) -> Result<Exit, SourceError> {
+        let prepared = stop.run_until_cancelled(self.prepared());
+        let (sink, ledger) = match prepared.await {
+            None => return Ok(Exit::Stopped),
+            // The lease is another's.
+            Some(None) => return Ok(Exit::Changed),
+            Some(Some(prepared)) => prepared,
         };
         self.status.sink_is_connected();
         let stack = pipeline::stack(
@@ -57,19 +58,58 @@ impl PipelineTask {
             stack,
             reader: self
                 .source
-                .reader(&self.lease_id, &self.ledger.delivered)
+                .reader(&self.lease_id, &ledger.delivered)
                 .await?,
             bell: self.bell,
             store: self
                 .source
                 .ledger_store(&self.lease_id, &self.sink_config.name),
-            ledger: self.ledger,
+            ledger,
             lease: self.lease,
             limits: Limits::new(&self.config.relay, &self.source_config, &self.sink_config),
             metrics: self.metrics,
             status: self.status,
         });
         Ok(pump.run(stop).await)
+    }
+
+    /// The connected sink and the ledger; `None` if the lease is lost.
+    async fn prepared(&mut self) -> Option<(BoxSink, StoredLedger)> {
+        tokio::time::sleep(self.pause).await;
+        let sink = self.connected().await;
+        let ledger = match self.ledger.take() {
+            Some(ledger) => ledger,
+            None => self.reclaimed().await?,
+        };
+        Some((sink, ledger))
+    }
+
+    /// The ledger that somebody has written to, stamped and read anew; `None` if the lease is no longer ours.
+    async fn reclaimed(&self) -> Option<StoredLedger> {
+        let mut backoff = Backoff::source();
+        loop {
+            match self
+                .source
+                .reclaim(&self.lease_id, &self.sink_config.name)
+                .await
+            {
+                Ok(ledger) => {
+                    if ledger.is_some() {
+                        tracing::info!("the ledger was changed by somebody else and is read anew");
+                    }
+                    return ledger;
+                }
+                Err(error) => {
+                    let delay = backoff.failed();
+                    tracing::warn!(
+                        error = chain(&error),
+                        ?delay,
+                        "the ledger could not be read anew, it is tried again"
+                    );
+                    self.wait(delay).await;
+                }
+            }
+        }
     }
 
     async fn connected(&self) -> BoxSink {

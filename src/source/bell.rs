@@ -64,7 +64,7 @@ impl Bell {
     /// Until the way to wait is another than [`Bell::waiting`] said; for ever if the ringer is gone.
     pub async fn changed(&mut self) {
         if self.waiting.changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
@@ -94,7 +94,7 @@ impl Ringer {
     pub async fn activity(&mut self) {
         self.active_at.borrow_and_update();
         if self.active_at.changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

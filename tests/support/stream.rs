@@ -1,7 +1,7 @@
 //! A JetStream stream of a test's own, and what it holds in the end.
 
 use std::collections::HashSet;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
@@ -97,10 +97,13 @@ impl Stream {
     }
 
     async fn context(&self) -> jetstream::Context {
-        let client = async_nats::ConnectOptions::new()
-            .connect(&self.url)
-            .await
-            .expect("connect to NATS");
+        let mut options = async_nats::ConnectOptions::new();
+        let address: async_nats::ServerAddr = self.url.parse().expect("a NATS URL");
+        if let (Some(user), Some(password)) = (address.username(), address.password()) {
+            // The client takes none from its URL.
+            options = options.user_and_password(user.to_owned(), password.to_owned());
+        }
+        let client = options.connect(address).await.expect("connect to NATS");
         jetstream::new(client)
     }
 
@@ -151,22 +154,23 @@ impl Stream {
         self.deliveries().await
     }
 
-    /// Waits until it holds all of these ids, and returns everything.
-    pub(crate) async fn await_ids(&self, ids: &HashSet<Uuid>, within: Duration) -> Vec<Delivery> {
-        let what = format!("all of {} events in the stream", ids.len());
+    /// Waits until it holds all of these ids, or for as long as is given: the checker then says what is missing.
+    pub(crate) async fn await_ids(&self, ids: &HashSet<Uuid>, within: Duration) {
+        let deadline = Instant::now() + within;
         let mut read = 0;
-        eventually(&what, within, async || {
+        eventually("the events are in the stream", within * 2, async || {
             let len = self.len().await;
             // Reading everything is dear: only when there may be enough, and there is something new.
-            if len < ids.len() as u64 || len == read {
-                return None;
+            if len >= ids.len() as u64 && len != read {
+                read = len;
+                let seen: HashSet<Uuid> = self.deliveries().await.iter().map(|d| d.id).collect();
+                if ids.is_subset(&seen) {
+                    return Some(());
+                }
             }
-            let deliveries = self.deliveries().await;
-            read = len;
-            let seen: HashSet<Uuid> = deliveries.iter().map(|delivery| delivery.id).collect();
-            ids.is_subset(&seen).then_some(deliveries)
+            (Instant::now() > deadline).then_some(())
         })
-        .await
+        .await;
     }
 }
 

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::database::{Database, connect};
+use super::eventually::eventually;
 use super::report::report;
 
 /// What the writers write.
@@ -33,8 +34,8 @@ pub(crate) struct Load {
 impl Default for Load {
     fn default() -> Self {
         Self {
-            writers: 12,
-            keys: 300,
+            writers: 16,
+            keys: 1_000,
             pause: Duration::from_millis(5),
             large_every: 300,
             seed: rand::random(),
@@ -126,6 +127,16 @@ impl Writers {
         }
     }
 
+    /// Lets them write until this many events are committed.
+    pub(crate) async fn until(&self, committed: usize) {
+        let what = format!("{committed} events are committed");
+        eventually(&what, Duration::from_secs(60), async || {
+            let record = self.record.lock().expect("no writer panics");
+            (record.committed.len() >= committed).then_some(())
+        })
+        .await;
+    }
+
     /// Lets every writer end its transaction, and returns the record.
     pub(crate) async fn stop(mut self) -> Record {
         self.stop.cancel();
@@ -209,10 +220,13 @@ impl Writer {
     ) -> sqlx::Result<()> {
         connection.execute("BEGIN").await?;
         if self.random.random_ratio(1, self.load.large_every) {
-            let key = self.random.random_range(0..self.load.keys);
-            return self.write(connection, key, 1_000, pending).await;
+            for key in self.choose_keys(10) {
+                self.write(connection, key, 100, pending).await?;
+            }
+            return Ok(());
         }
-        let keys = self.choose_keys();
+        let count = self.random.random_range(1..=3);
+        let keys = self.choose_keys(count);
         for &key in &keys {
             lock(connection, key).await?;
         }
@@ -232,9 +246,8 @@ impl Writer {
         Ok(())
     }
 
-    /// One to three keys in ascending order, in which all writers lock them.
-    fn choose_keys(&mut self) -> Vec<u32> {
-        let count = self.random.random_range(1..=3);
+    /// Up to `count` keys in ascending order, in which all writers lock them.
+    fn choose_keys(&mut self, count: usize) -> Vec<u32> {
         let mut keys: Vec<u32> = (0..count)
             .map(|_| self.random.random_range(0..self.load.keys))
             .collect();

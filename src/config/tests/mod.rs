@@ -1,8 +1,11 @@
 //! Tests of the configuration as a whole; those of its parts stand beside them.
 
+mod destinations;
 mod environment;
 mod findings;
 mod hostile;
+#[cfg(feature = "nats")]
+mod jetstream;
 mod reference;
 mod values;
 mod warnings;

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{env, load};
+use super::load;
 use crate::config::report::Report;
 use crate::config::schema::keys_of;
 use crate::config::typed::{SinkCommon, SourceCommon};
-use crate::config::{Config, Environment, document, layers, read, schema};
+use crate::config::{Environment, document, layers, read, schema};
 
 const REFERENCE: &str = include_str!("../../../config/outbox.toml");
 const STDOUT: &str = include_str!("../../../config/stdout.toml");
@@ -31,8 +31,11 @@ fn the_reference_loads_as_it_stands() {
     assert_eq!(loaded.warnings, []);
     assert_eq!(loaded.config.sources.keys().collect::<Vec<_>>(), ["draft"]);
     assert_eq!(loaded.config.sinks.keys().collect::<Vec<_>>(), ["picks"]);
-    let loaded =
-        Config::from_toml(REFERENCE, &env(&[("DATABASE_URL", "postgres://other")])).expect("fine");
+    let loaded = crate::config::Config::from_toml(
+        REFERENCE,
+        &super::env(&[("DATABASE_URL", "postgres://other")]),
+    )
+    .expect("fine");
     let crate::config::SourceKind::Postgres(postgres) = &loaded.config.sources["draft"].kind;
     assert_eq!(postgres.url.expose(), "postgres://other");
 }

@@ -3,12 +3,12 @@
 //! What an event holds must not choose where it goes all alone, so a template begins with literal text, or the sink
 //! says `unconfined = true`. An exchange is literal text, so its routing key may be anything.
 
+use super::place::{Place, template};
 use crate::config::finding::KeyPath;
 use crate::config::read::Typed;
 use crate::config::report::Report;
 use crate::config::typed::{self, SinkKind, To, ToTable};
 use crate::config::validated::DestinationTemplate;
-use crate::route::Template;
 
 /// What the routes make of a sink's default destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,15 +38,6 @@ impl DefaultUse {
             Self::Never
         }
     }
-}
-
-/// What a destination is at a broker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Subject,
-    Topic,
-    RoutingKey,
-    Queue,
 }
 
 impl SinkKind {
@@ -316,86 +307,5 @@ fn exchange(
             report.required(&path.key("exchange"), None, "routing_key needs an exchange")
         }
         (None, None, None) => None,
-    }
-}
-
-fn template(
-    path: &KeyPath,
-    place: Place,
-    text: &str,
-    unconfined: bool,
-    report: &mut Report,
-) -> Option<Template> {
-    if text.is_empty() {
-        report.error(path, "is empty: write where events go");
-        return None;
-    }
-    let template = match Template::parse(text) {
-        Ok(template) => template,
-        Err(error) => {
-            let quoted = report.quote(path, text);
-            report.error(path, format!("{quoted} is no template: {error}"));
-            return None;
-        }
-    };
-    if !unconfined && !template.begins_with_literal() {
-        report.error(
-            path,
-            "begins with a placeholder, so that an event's data alone would choose where it goes: begin with literal \
-             text, or set unconfined = true for this sink",
-        );
-    }
-    if let Some(complaint) = complaint(place, &literal_text(text)) {
-        report.error(path, complaint);
-    }
-    Some(template)
-}
-
-/// The text with an `x` for each placeholder.
-fn literal_text(text: &str) -> String {
-    let mut literal = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find('{') {
-        literal.push_str(&rest[..at]);
-        let after = &rest[at + 1..];
-        if let Some(escaped) = after.strip_prefix('{') {
-            literal.push('{');
-            rest = escaped;
-        } else {
-            literal.push('x');
-            rest = after.split_once('}').map_or("", |(_, tail)| tail);
-        }
-    }
-    literal.push_str(rest);
-    literal
-}
-
-/// Why no broker would take the literal text.
-fn complaint(place: Place, literal: &str) -> Option<&'static str> {
-    if literal.contains(char::is_control) {
-        return Some("holds a control character");
-    }
-    match place {
-        Place::Subject if literal.contains(char::is_whitespace) => {
-            Some("holds a space, which no subject may have")
-        }
-        Place::Subject if literal.contains(['*', '>']) => {
-            Some("holds a wildcard (`*` or `>`): events are published to one subject each")
-        }
-        Place::Subject if literal.split('.').any(str::is_empty) => {
-            Some("has an empty part: dots stand between parts only")
-        }
-        Place::Topic if literal.len() > 249 => Some("is longer than the 249 characters of a topic"),
-        Place::Topic
-            if !literal
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')) =>
-        {
-            Some("is no topic: use letters, digits, `.`, `_` and `-`")
-        }
-        Place::RoutingKey | Place::Queue if literal.len() > 255 => {
-            Some("is longer than the 255 bytes that AMQP allows")
-        }
-        _ => None,
     }
 }

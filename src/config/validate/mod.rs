@@ -6,6 +6,7 @@
 mod destination;
 #[cfg(feature = "nats")]
 mod nats;
+mod place;
 mod routing;
 mod scalar;
 mod sink;

@@ -105,8 +105,7 @@ fn event_types(path: &KeyPath, route: &typed::Route, report: &mut Report) -> Vec
         match Pattern::parse(text) {
             Ok(pattern) => patterns.push(pattern),
             Err(error) => {
-                let quoted = report.quote(path, text);
-                report.error(path, format!("{quoted} is no pattern: {error}"));
+                report.is_no(path, text, "pattern", &error);
             }
         }
     }

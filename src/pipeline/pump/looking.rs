@@ -15,7 +15,10 @@ use crate::metrics::Cause;
 impl Pump {
     /// Starts a look if it is time, and the reader is free.
     pub(super) fn start_looking(&mut self, now: Instant) {
-        if self.drain_until.is_some() || now < self.look_at || !self.ledger.has_closed() {
+        if self.drain_until.is_some()
+            || now < self.look_at.max(self.retry_read_at)
+            || !self.ledger.has_closed()
+        {
             return;
         }
         if self.ledger.aged().is_empty() {

@@ -152,6 +152,8 @@ pub struct Pump {
     read_at: Instant,
     read_cause: Cause,
     read_began: Instant,
+    /// When to try again after a failed read.
+    retry_read_at: Instant,
     read_backoff: Backoff,
     /// What the last read left, at most.
     unread: u64,
@@ -193,6 +195,7 @@ impl Pump {
             read_at: now,
             read_cause: Cause::Poll,
             read_began: now,
+            retry_read_at: now,
             read_backoff: Backoff::source(),
             unread: 0,
             holes: 0,
@@ -263,9 +266,9 @@ impl Pump {
             consider(outage.probe_at);
         }
         if self.reading.is_none() {
-            consider(self.read_at);
+            consider(self.read_at.max(self.retry_read_at));
             if self.ledger.has_closed() {
-                consider(self.look_at);
+                consider(self.look_at.max(self.retry_read_at));
             }
         }
         if self.flushing.is_none() && self.ledger.is_dirty() {

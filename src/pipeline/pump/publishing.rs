@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tower::ServiceExt as _;
 
 use super::Pump;
-use crate::error::PublishError;
+use crate::error::{Meaning, PublishError};
 use crate::event::Event;
 use crate::pipeline::Verdict;
 use crate::source::DeadLetter;
@@ -111,7 +111,7 @@ impl Pump {
                     .insert((Instant::now() + after, event.seq), event);
             }
             Verdict::Dead { attempts, error } => {
-                if attempts > 0 {
+                if error.meaning() != Meaning::Invalid {
                     self.answered(number);
                 }
                 self.refuse(event, attempts, &error);
@@ -154,7 +154,9 @@ impl Pump {
             reason: error.chain(),
             attempts,
         });
-        self.flush_at = Instant::now();
+        if !self.flush_backoff.has_failed() {
+            self.flush_at = Instant::now();
+        }
     }
 
     /// The broker has answered: an outage is over unless the attempt began before it.

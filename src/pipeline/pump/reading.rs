@@ -32,11 +32,12 @@ pub(super) enum Answer {
 impl Pump {
     /// Starts a read if there is room for what it brings.
     pub(super) fn start_reading(&mut self, now: Instant) {
-        if self.drain_until.is_some() || now < self.read_at || !self.lease.holds() {
+        if self.drain_until.is_some() || now < self.retry_read_at || !self.lease.holds() {
             return;
         }
+        // What waits as its `seq` needs no wake-up.
         let wanted = self.gate.wanted(self.limits.batch_size);
-        if wanted.is_empty() && !self.has_room() {
+        if wanted.is_empty() && (now < self.read_at || !self.has_room()) {
             return;
         }
         let Some(mut reader) = self.reader.take() else {
@@ -62,11 +63,12 @@ impl Pump {
         self.reading = Some(AbortOnDropHandle::new(task));
     }
 
-    /// Whether new events may be read: what is in memory and not in flight is less than could be in flight,
-    /// and within the limits of weight and of parked events.
+    /// Whether new events may be read: those in memory that wait for a slot are fewer than there are slots, and
+    /// the limits of weight and of parked events are kept.
     fn has_room(&self) -> bool {
+        let elsewhere = self.in_flight.len() + self.delayed.len();
         self.outage.is_none()
-            && self.held.len().saturating_sub(self.in_flight.len()) < self.limits.max_in_flight
+            && self.held.len().saturating_sub(elsewhere) < self.limits.max_in_flight
             && self.held_bytes < self.limits.max_bytes
             && self.gate.unloaded() + self.delayed.len() < self.limits.max_parked
     }
@@ -74,8 +76,8 @@ impl Pump {
     /// The reader is back.
     pub(super) fn has_read(&mut self, read: Option<Read>) -> Result<(), Exit> {
         let Some(Read { reader, answer }) = read else {
-            tracing::error!("the reader's task died, the source is taken over anew");
-            return Err(Exit::Changed);
+            tracing::error!("the reader's task died of a bug, the ledger is read anew");
+            return Err(Exit::Fenced);
         };
         self.holes = reader.holes();
         self.reader = Some(reader);
@@ -123,7 +125,7 @@ impl Pump {
                     "reading failed and is tried again"
                 );
                 self.status.source_is_away(&chain(&error));
-                self.read_at = now + delay;
+                self.retry_read_at = now + delay;
                 Ok(())
             }
         }
@@ -152,16 +154,20 @@ impl Pump {
     /// was armed. One that has more to read, or waits after a failure, does so anyway.
     pub(super) fn bell_changed(&mut self) {
         let waiting = self.bell.as_mut().map(Bell::waiting);
-        if self.read_cause == Cause::More || self.read_backoff.has_failed() {
+        if self.read_cause == Cause::More {
             return;
         }
-        let cause = match waiting {
-            Some(Waiting::Armed { .. }) => Cause::Arming,
-            // From armed to polling: a writer rang. From polling to polling: the pace has changed.
-            _ if self.read_cause == Cause::Poll => return,
-            _ => Cause::Ring,
-        };
-        (self.read_at, self.read_cause) = (Instant::now(), cause);
+        let now = Instant::now();
+        match waiting {
+            // From polling to polling: the pace has changed.
+            Some(Waiting::Polling { every }) if self.read_cause == Cause::Poll => {
+                self.read_at = self.read_at.min(now + every);
+            }
+            // From armed to polling: a writer rang.
+            Some(Waiting::Polling { .. }) => (self.read_at, self.read_cause) = (now, Cause::Ring),
+            Some(Waiting::Armed { .. }) => (self.read_at, self.read_cause) = (now, Cause::Arming),
+            None => {}
+        }
     }
 
     fn take_batch(&mut self, batch: Batch) {
@@ -192,7 +198,7 @@ impl Pump {
                 seq,
                 "a row was deleted before it was delivered, by somebody else than the relay"
             );
-            self.ledger.delivered(seq);
+            self.ledger.gone(seq);
             let next = self.gate.gone(seq);
             self.ready.extend(next.map(|event| (event.seq, event)));
         }

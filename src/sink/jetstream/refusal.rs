@@ -78,6 +78,8 @@ fn meaning(error: &jetstream::Error) -> Meaning {
         (ErrorCode::ACCOUNT_RESOURCES_EXCEEDED, _) | (_, TIMEOUT | TOO_MANY_REQUESTS) => {
             Meaning::Unavailable
         }
+        // A cluster still agrees on the message's first publish; it is acknowledged as a duplicate later.
+        (ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT, _) => Meaning::Unavailable,
         (ErrorCode::STREAM_STORE_FAILED, _) => meaning_of_full_stream(error),
         (_, 400..500) => Meaning::Rejected,
         _ => Meaning::Unavailable,
@@ -167,6 +169,12 @@ mod tests {
             (503, 10039, "jetstream not enabled for account", Unavailable),
             (500, 10118, "stream is offline", Unavailable),
             (429, 10167, "too many requests", Unavailable),
+            (
+                409,
+                10158,
+                "duplicate message id is in process",
+                Unavailable,
+            ),
             (408, 0, "request timeout", Unavailable),
         ];
         for (code, err_code, description, meaning) in cases {

@@ -6,7 +6,7 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 use uuid::Uuid;
 
-use super::link::limited;
+use super::link::{BEGIN, limited};
 use super::settle::{folded_sql, ledgers_sql, lock_acquisitions_sql};
 use super::{Postgres, sql};
 use crate::config::Start;
@@ -35,7 +35,7 @@ impl Postgres {
         let mut link = self.link.lock().await;
         let mut connection = link.checkout(action).await?;
         let there = limited(action, async {
-            connection.execute("BEGIN").await?;
+            connection.execute(BEGIN).await?;
             let mut there = false;
             for (index, statement) in statements.iter().enumerate() {
                 let query = sqlx::query(AssertSqlSafe(statement.clone())).persistent(false);
@@ -60,18 +60,15 @@ impl Postgres {
     async fn reset_in(
         &self,
         connection: &mut PgConnection,
-        table: &str,
-        sequence: &str,
         start: Start,
     ) -> Result<Vec<(String, RangeSet)>, sqlx::Error> {
-        connection.execute("BEGIN").await?;
+        connection.execute(BEGIN).await?;
         // No acquisition may read half of it, and nothing may be settled by what is void.
         let lock = lock_acquisitions_sql(&self.names);
         connection.execute(AssertSqlSafe(lock)).await?;
-        let query = sqlx::query(AssertSqlSafe(self.reset_sql(sequence, start))).persistent(false);
+        let query = sqlx::query(AssertSqlSafe(self.reset_sql(start))).persistent(false);
         let query = query.bind(&self.relay).bind(&self.name);
         let rows = query
-            .bind(table)
             .bind(Uuid::new_v4())
             .fetch_all(&mut *connection)
             .await?;
@@ -80,7 +77,7 @@ impl Postgres {
         rows.iter().map(started).collect()
     }
 
-    fn reset_sql(&self, sequence: &str, start: Start) -> String {
+    fn reset_sql(&self, start: Start) -> String {
         // What starts at the oldest row without sent_at has nothing but marked rows below it.
         let marked = if start == Start::Unsettled && self.names.columns.sent_at.is_some() {
             folded_sql("start.delivered")
@@ -89,15 +86,16 @@ impl Postgres {
         };
         format!(
             "WITH start AS MATERIALIZED (SELECT ({delivered}) AS delivered), \
-             home AS (UPDATE {schema}outbox_source SET table_name = $3, \
-             sequence_filenode = pg_relation_filenode({sequence}::regclass), deleted = '{{}}', \
+             home AS (UPDATE {schema}outbox_source SET table_name = {qualified}, \
+             sequence_filenode = pg_relation_filenode({sequence}), deleted = '{{}}', \
              marked = {marked} FROM start WHERE (relay, source) = ($1, $2)) \
              UPDATE {schema}outbox_ledger AS ledger SET delivered = start.delivered, closed = '{{}}', \
-             token = $4, updated_at = now() FROM start WHERE (relay, source) = ($1, $2) \
+             token = $3, updated_at = now() FROM start WHERE (relay, source) = ($1, $2) \
              RETURNING sink, ledger.delivered::text AS delivered",
             delivered = self.delivered_at_start(start),
             schema = self.names.schema,
-            sequence = sql::literal(sequence),
+            qualified = self.names.qualified(),
+            sequence = self.names.sequence(),
         )
     }
 }
@@ -105,17 +103,17 @@ impl Postgres {
 #[async_trait]
 impl Bookkeeping for Postgres {
     async fn list(&self) -> Result<Vec<LedgerEntry>, SourceError> {
-        let facts = self.inspected().await?;
+        self.inspected().await?;
         let ledgers = ledgers_sql(&self.names);
         let sql = format!(
             "SELECT entry.*, lease.owner, coalesce(lease.token <> entry.token, false) AS changed FROM \
              (SELECT relay, source, ledger.sink, ledger.token, ledger.delivered::text AS delivered, \
              (extract(epoch FROM ledger.updated_at) * 1000000)::int8 AS updated_at, \
-             home.sequence_filenode <> pg_relation_filenode({sequence}::regclass) AS stale \
+             home.sequence_filenode <> pg_relation_filenode({sequence}) AS stale \
              FROM {ledgers}) AS entry \
              LEFT JOIN {schema}outbox_lease AS lease ON (lease.relay, lease.source) = (entry.relay, entry.source) \
              AND lease.expires_at > clock_timestamp() ORDER BY entry.relay, entry.source, entry.sink",
-            sequence = sql::literal(&facts.sequence),
+            sequence = self.names.sequence(),
             schema = self.names.schema,
         );
         let mut entries = Vec::new();
@@ -147,10 +145,10 @@ impl Bookkeeping for Postgres {
 
     async fn reset(&self, start: Start) -> Result<Vec<(String, RangeSet)>, SourceError> {
         // Inspected anew: the table may be another by now.
-        let facts = self.inspect_now().await?;
+        self.inspect_now().await?;
         let mut link = self.link.lock().await;
         let mut connection = link.checkout(RESET).await?;
-        let reset = self.reset_in(&mut connection, &facts.table, &facts.sequence, start);
+        let reset = self.reset_in(&mut connection, start);
         let ledgers = limited(RESET, reset).await?;
         link.give_back(connection);
         Ok(ledgers)

@@ -9,15 +9,18 @@
 //!
 //! Lock and LISTEN live on one session, used for nothing else and never inside a transaction.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Row as _};
 use tokio::time::Instant;
 
+use super::link::Link;
 use super::sql::{self, Names};
 use crate::backoff::Backoff;
 use crate::error::chain;
+use crate::source::SourceError;
 use crate::source::bell::{Ringer, Waiting};
 
 /// How often idle pipelines read while the relay is awake.
@@ -37,6 +40,12 @@ const OTHER_RELAY_PAUSE: Duration = Duration::from_millis(50);
 /// How often a sleeping session proves that its connection is alive.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How often pipelines read at least while there is no session.
+const OUT_OF_ORDER_POLL: Duration = Duration::from_millis(250);
+
+/// The pause before a pooler is looked at again.
+const POOLER_PAUSE: Duration = Duration::from_secs(60);
+
 /// How long a statement on the session may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -45,6 +54,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The second key of the advisory lock; the first is the table's OID.
 const LOCK_KEY: i32 = 1;
+
+const PROBE: &str = "cannot try the doorbell";
 
 /// The doorbell of one source.
 #[derive(Debug)]
@@ -65,14 +76,16 @@ enum Lost {
     Gap,
     #[error("no answer within {ANSWER_TIMEOUT:?}")]
     Silent,
-    #[error(
-        "a notification did not arrive: is there a pooler in transaction mode? It needs mode = \"poll\""
-    )]
+    #[error("there is a pooler in transaction mode in between, which needs mode = \"poll\"")]
+    Pooler,
+    #[error("a notification that the relay sent itself did not arrive")]
     Deaf,
     #[error("the outbox table is gone")]
     NoTable,
     #[error(transparent)]
     Database(#[from] sqlx::Error),
+    #[error(transparent)]
+    Source(#[from] SourceError),
 }
 
 /// One session: LISTEN, the lock, and the table's OID by which both go.
@@ -90,11 +103,8 @@ impl Doorbell {
         source: &str,
         poll_interval: Duration,
     ) -> Self {
-        // PostgreSQL keeps 63 bytes of it.
-        let session_name: String = format!("outbox-relay bell {relay}/{source}")
-            .chars()
-            .take(63)
-            .collect();
+        // PostgreSQL keeps 63 bytes of it, which two names need not fit into.
+        let session_name = format!("outbox-relay bell {:016x}", hash(relay, source));
         Self {
             options: options.application_name(&session_name),
             names: names.clone(),
@@ -113,12 +123,12 @@ impl Doorbell {
                 Err(lost) => lost,
             };
             // Whatever was missed meanwhile is read now, and the rest by polling.
-            let every = match lost {
-                Lost::Gap | Lost::Silent => AWAKE_POLL.max(LONGEST_ARMING_PAUSE),
-                _ => self.poll_interval.min(Duration::from_secs(1)),
-            };
+            let every = self.poll_interval.min(OUT_OF_ORDER_POLL);
             self.ringer.tell(Waiting::Polling { every });
-            let delay = backoff.failed();
+            let delay = match lost {
+                Lost::Pooler => POOLER_PAUSE,
+                _ => backoff.failed(),
+            };
             tracing::warn!(
                 error = chain(&lost),
                 ?delay,
@@ -129,6 +139,7 @@ impl Doorbell {
     }
 
     async fn session(&mut self, backoff: &mut Backoff) -> Result<std::convert::Infallible, Lost> {
+        refuse_pooler(&self.options).await?;
         let mut session = Session::open(&self.options, &self.names).await?;
         session.probe(&self.options).await?;
         session.evict(&self.session_name).await?;
@@ -293,12 +304,11 @@ impl Session {
         )
     }
 
-    /// Notifies itself from another session: behind a pooler in transaction mode nothing would arrive.
+    /// Notifies itself from another session.
     async fn probe(&mut self, options: &PgConnectOptions) -> Result<(), Lost> {
-        let mut link = super::link::Link::new(options.clone());
+        let mut link = Link::new(options.clone());
         let sql = format!("SELECT pg_notify('{}', '')", self.channel());
-        let sent = link.query("cannot try the doorbell", sql, |_| Ok(())).await;
-        sent.map_err(|error| Lost::Database(sqlx::Error::Configuration(error.into())))?;
+        link.query(PROBE, sql, |_| Ok(())).await?;
         link.close().await;
         match tokio::time::timeout(PROBE_TIMEOUT, self.listener.try_recv()).await {
             Ok(received) => received?.map(drop).ok_or(Lost::Gap),
@@ -316,4 +326,43 @@ impl Session {
             .await
             .map_err(|_| Lost::Silent)??)
     }
+}
+
+/// Tells relays and sources apart; the same in every process of one build.
+fn hash(relay: &str, source: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (relay, source).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Finds out whether a pooler hands out one server connection to several clients: LISTEN and the lock would then
+/// stay behind with somebody else's session. Two clients of a pooler meet on one backend, or one client is moved
+/// to another while the first is busy; without a pooler neither can happen.
+async fn refuse_pooler(options: &PgConnectOptions) -> Result<(), Lost> {
+    let (mut first, mut second) = (Link::new(options.clone()), Link::new(options.clone()));
+    let before = backend(&mut first, "").await?;
+    let other = backend(&mut second, "BEGIN; ").await?;
+    let after = backend(&mut first, "").await?;
+    second.query(PROBE, "ROLLBACK".into(), |_| Ok(())).await?;
+    first.close().await;
+    second.close().await;
+    if before == other || before != after {
+        return Err(Lost::Pooler);
+    }
+    Ok(())
+}
+
+/// The backend that executes a statement.
+async fn backend(link: &mut Link, prelude: &str) -> Result<i32, SourceError> {
+    let mut pid = 0;
+    link.query(
+        PROBE,
+        format!("{prelude}SELECT pg_backend_pid() AS pid"),
+        |row| {
+            pid = row.try_get("pid")?;
+            Ok(())
+        },
+    )
+    .await?;
+    Ok(pid)
 }

@@ -70,6 +70,8 @@ pub(super) struct Holes {
     newest: Vec<Holder>,
     listings: u64,
     listed_at: Option<Instant>,
+    /// A listed transaction has ended since the last read that looked up every hole: its rows may show.
+    ended: bool,
 }
 
 impl Holes {
@@ -104,9 +106,12 @@ impl Holes {
     /// these transactions, or by nobody.
     pub(super) fn listed(&mut self, holders: Vec<Holder>, now: Instant) {
         let holding: HashSet<&str> = holders.iter().map(|h| h.virtual_xid.as_str()).collect();
+        let still_open = |holder: &Holder| holding.contains(holder.virtual_xid.as_str());
+        self.ended |= !self.newest.iter().all(still_open);
         for open in self.open.values_mut() {
             open.retain(|virtual_xid| holding.contains(virtual_xid.as_str()));
         }
+        self.prune();
         self.listings += 1;
         let mut new = false;
         for hole in self.holes.values_mut() {
@@ -123,11 +128,12 @@ impl Holes {
         self.listed_at = Some(now);
     }
 
-    /// What the next read has to look up. Every owner of a hole that has a listing is among the newest
-    /// listing's transactions or has ended before it, so while none of these has ended, no such hole can show.
+    /// What the next read has to look up. The owners of holes that have a listing are among the newest
+    /// listing's transactions unless they have ended; once a read has looked for those, the holes can only show
+    /// when one of the others ends.
     pub(super) fn question(&self) -> Question {
         let closable = self.open.values().any(HashSet::is_empty);
-        if self.holes.len() <= MANY || closable {
+        if self.holes.len() <= MANY || closable || self.ended {
             return Question::All;
         }
         let xids: Option<Vec<i64>> = self.newest.iter().map(|holder| holder.xid).collect();
@@ -177,6 +183,9 @@ impl Holes {
         for hole in self.holes.values_mut() {
             hole.seen_at.get_or_insert(now);
         }
+        if covered == i64::MAX {
+            self.ended = false;
+        }
         if !self.open.values().any(HashSet::is_empty) {
             return RangeSet::new();
         }
@@ -192,13 +201,18 @@ impl Holes {
             .map(|(&first, hole)| (first, hole.end))
             .collect();
         self.holes.retain(|_, hole| !dead(hole));
+        self.prune();
+        closed
+    }
+
+    /// Forgets listings that no hole refers to.
+    fn prune(&mut self) {
         let referred: HashSet<u64> = self
             .holes
             .values()
             .filter_map(|hole| hole.listing)
             .collect();
         self.open.retain(|listing, _| referred.contains(listing));
-        closed
     }
 
     /// The connection was lost: what was listed on it proves nothing any more.
@@ -210,6 +224,7 @@ impl Holes {
         self.open.clear();
         self.newest.clear();
         self.listed_at = None;
+        self.ended = false;
     }
 
     /// The holders of the newest listing: those who may own a hole.
@@ -221,5 +236,112 @@ impl Holes {
 impl Hole {
     fn is_old(&self, now: Instant) -> bool {
         self.seen_at.is_some_and(|at| now - at >= YOUNG)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(virtual_xid: &str, xid: i64) -> Holder {
+        Holder {
+            virtual_xid: virtual_xid.into(),
+            pid: Some(1),
+            xid: Some(xid),
+        }
+    }
+
+    /// Holes at every even `seq` below `2 * count`, seen now.
+    fn holes(count: i64, now: Instant) -> Holes {
+        let mut holes = Holes::default();
+        for seq in 0..count {
+            holes.open_range(2 * seq, 2 * seq + 1, Some(now));
+        }
+        holes
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hole_is_closed_after_all_four_steps_and_not_before() {
+        let mut holes = holes(1, Instant::now());
+        assert!(!holes.wants_listing(Instant::now()), "it is young");
+        tokio::time::advance(YOUNG).await;
+        assert!(holes.wants_listing(Instant::now()));
+        holes.listed(vec![holder("3/1", 10)], Instant::now());
+        assert!(
+            holes.covered(i64::MAX, Instant::now()).is_empty(),
+            "its owner may be open"
+        );
+        tokio::time::advance(LISTING_INTERVAL).await;
+        holes.listed(vec![holder("3/2", 11)], Instant::now());
+        assert!(
+            holes.covered(0, Instant::now()).is_empty(),
+            "the read was cut off before it"
+        );
+        let closed = holes.covered(i64::MAX, Instant::now());
+        assert_eq!(closed.iter().collect::<Vec<_>>(), [(0, 1)]);
+        assert_eq!((holes.len(), holes.open.len()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn evidence_of_a_lost_connection_is_gathered_anew() {
+        let mut holes = holes(1, Instant::now());
+        tokio::time::advance(YOUNG).await;
+        holes.listed(vec![], Instant::now());
+        holes.forget_evidence();
+        assert!(holes.covered(i64::MAX, Instant::now()).is_empty());
+        assert!(
+            !holes.wants_listing(Instant::now()),
+            "a read must have seen it on this connection"
+        );
+        tokio::time::advance(YOUNG).await;
+        holes.listed(vec![], Instant::now());
+        assert_eq!(holes.covered(i64::MAX, Instant::now()).len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_holes_are_looked_up_only_after_a_suspect_has_ended() {
+        let mut holes = holes(200, Instant::now());
+        assert_eq!(holes.question(), Question::All);
+        tokio::time::advance(YOUNG).await;
+        holes.listed(vec![holder("3/1", 10), holder("4/1", 11)], Instant::now());
+        assert_eq!(holes.question(), Question::YoungUnlessEnded(vec![10, 11]));
+        assert_eq!(holes.ranges(true).count(), 0);
+        // Between two reads one of them ended: what it left is visible to the next, which must look.
+        holes.listed(vec![holder("4/1", 11)], Instant::now());
+        assert_eq!(holes.question(), Question::All);
+        holes.covered(100, Instant::now());
+        assert_eq!(holes.question(), Question::All, "that look was cut off");
+        holes.covered(i64::MAX, Instant::now());
+        assert_eq!(holes.question(), Question::YoungUnlessEnded(vec![11]));
+        // Without a transaction id nothing can be told from a snapshot.
+        let mut nameless = holder("5/1", 0);
+        nameless.xid = None;
+        holes.listed(vec![holder("4/1", 11), nameless], Instant::now());
+        assert_eq!(holes.question(), Question::All);
+    }
+
+    #[test]
+    fn a_hole_is_split_around_what_shows() {
+        let mut holes = Holes::new(&std::iter::once((10, 20)).collect());
+        holes.shown(10);
+        holes.shown(15);
+        holes.shown(19);
+        holes.shown(30);
+        assert_eq!(
+            holes.ranges(false).collect::<Vec<_>>(),
+            [(11, 15), (16, 19)]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn listings_that_nothing_refers_to_are_forgotten() {
+        let mut holes = Holes::default();
+        for seq in 0..100 {
+            holes.open_range(2 * seq, 2 * seq + 1, Some(Instant::now()));
+            tokio::time::advance(YOUNG).await;
+            holes.listed(vec![holder("3/1", 10)], Instant::now());
+            holes.shown(2 * seq);
+        }
+        assert!(holes.open.len() <= 2, "{}", holes.open.len());
     }
 }

@@ -19,10 +19,6 @@ const OLDEST_SERVER: i32 = 140_001;
 /// What an inspection found out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Facts {
-    /// The table's name with its schema, as it is recorded.
-    pub(super) table: String,
-    /// The identity sequence of `seq`, quoted and qualified.
-    pub(super) sequence: String,
     pub(super) payload: PayloadType,
 }
 
@@ -60,11 +56,7 @@ pub(super) async fn inspect(
         )));
     }
     let types = column_types(link, names).await?;
-    check_columns(&types, names, columns).map(|payload| Facts {
-        table: table.name,
-        sequence: table.sequence.unwrap_or_default(),
-        payload,
-    })
+    check_columns(&types, names, columns).map(|payload| Facts { payload })
 }
 
 /// Facts about the table as a whole.
@@ -83,6 +75,7 @@ struct Table {
     identity: Option<String>,
     sequence: Option<String>,
     sequence_is_plain: Option<bool>,
+    seq_is_indexed: bool,
 }
 
 fn table_sql(names: &Names, columns: &Columns) -> String {
@@ -97,7 +90,9 @@ fn table_sql(names: &Names, columns: &Columns) -> String {
          EXISTS (SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid WHERE t.tgrelid = c.oid \
          AND p.proname = 'outbox_relay_ring' AND t.tgenabled IN ('O', 'A')) AS rings, \
          a.attidentity::text AS identity, s.seqrelid::regclass::text AS sequence, \
-         s.seqcache = 1 AND s.seqincrement = 1 AND NOT s.seqcycle AS sequence_is_plain \
+         s.seqcache = 1 AND s.seqincrement = 1 AND NOT s.seqcycle AND s.seqmin >= 1 AS sequence_is_plain, \
+         EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisunique AND x.indisvalid \
+         AND x.indpred IS NULL AND x.indnkeyatts = 1 AND x.indkey[0] = a.attnum) AS seq_is_indexed \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = {seq} \
          AND NOT a.attisdropped \
          LEFT JOIN pg_depend d ON d.refobjid = c.oid AND d.refobjsubid = a.attnum AND d.deptype = 'i' \
@@ -125,6 +120,7 @@ impl Table {
             identity: row.try_get("identity")?,
             sequence: row.try_get("sequence")?,
             sequence_is_plain: row.try_get("sequence_is_plain")?,
+            seq_is_indexed: row.try_get("seq_is_indexed")?,
         })
     }
 
@@ -177,7 +173,12 @@ impl Table {
             ),
             (
                 self.sequence_is_plain == Some(false),
-                format!("draws {seq} from a sequence that is not CACHE 1, INCREMENT 1, NO CYCLE"),
+                format!("draws {seq} from a sequence that is not CACHE 1, INCREMENT 1, NO CYCLE, \
+                     MINVALUE 1 or more"),
+            ),
+            (
+                !self.seq_is_indexed,
+                format!("has no unique index on {seq}: every read would go through the whole table"),
             ),
         ];
         match refusals.into_iter().find(|(refused, _)| *refused) {
@@ -207,18 +208,27 @@ async fn check_version(link: &mut Link, names: &Names) -> Result<(), SourceError
     }
 }
 
-async fn column_types(
-    link: &mut Link,
-    names: &Names,
-) -> Result<Vec<(String, String)>, SourceError> {
+/// A column of the outbox table.
+struct Column {
+    name: String,
+    kind: String,
+    required: bool,
+}
+
+async fn column_types(link: &mut Link, names: &Names) -> Result<Vec<Column>, SourceError> {
     let mut types = Vec::new();
     let sql = format!(
-        "SELECT attname::text AS name, format_type(atttypid, NULL) AS type FROM pg_attribute \
+        "SELECT attname::text AS name, format_type(atttypid, NULL) AS type, attnotnull AS required \
+         FROM pg_attribute \
          WHERE attrelid = to_regclass({}) AND attnum > 0 AND NOT attisdropped",
         names.table_literal()
     );
     link.query(INSPECT, sql, |row| {
-        types.push((row.try_get("name")?, row.try_get("type")?));
+        types.push(Column {
+            name: row.try_get("name")?,
+            kind: row.try_get("type")?,
+            required: row.try_get("required")?,
+        });
         Ok(())
     })
     .await?;
@@ -226,7 +236,7 @@ async fn column_types(
 }
 
 fn check_columns(
-    types: &[(String, String)],
+    types: &[Column],
     names: &Names,
     columns: &Columns,
 ) -> Result<PayloadType, SourceError> {
@@ -235,10 +245,11 @@ fn check_columns(
     const TIME: &[&str] = &["timestamp with time zone", "timestamp without time zone"];
     let table = &names.table;
     let check = |column: &str, allowed: &[&str]| -> Result<(), SourceError> {
-        match types.iter().find(|(name, _)| name == column) {
-            Some((_, found)) if allowed.contains(&found.as_str()) => Ok(()),
-            Some((_, found)) => Err(SourceError::Refused(format!(
-                "the column {column} of {table} is of type {found}; it must be {}",
+        match types.iter().find(|found| found.name == column) {
+            Some(found) if allowed.contains(&found.kind.as_str()) => Ok(()),
+            Some(found) => Err(SourceError::Refused(format!(
+                "the column {column} of {table} is of type {}; it must be {}",
+                found.kind,
                 allowed.join(" or ")
             ))),
             None => Err(SourceError::Refused(format!(
@@ -252,7 +263,10 @@ fn check_columns(
     check(&columns.created_at, TIME)?;
     for (column, allowed) in [
         (&columns.aggregate_type, TEXT),
-        (&columns.aggregate_id, &[TEXT, &["uuid"]].concat()),
+        (
+            &columns.aggregate_id,
+            &[TEXT, &["uuid", "bigint", "integer"]].concat(),
+        ),
         (&columns.headers, JSON),
         (&columns.sent_at, TIME),
     ] {
@@ -261,8 +275,19 @@ fn check_columns(
         }
     }
     check(&columns.payload, &[JSON, TEXT, &["bytea"]].concat())?;
-    let payload = types.iter().find(|(name, _)| *name == columns.payload);
-    Ok(match payload.map(|(_, found)| found.as_str()) {
+    for column in [&columns.id, &columns.event_type] {
+        if types
+            .iter()
+            .any(|found| found.name == *column && !found.required)
+        {
+            return Err(SourceError::Refused(format!(
+                "the column {column} of {table} can be NULL, which no event's can: \
+                 ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL"
+            )));
+        }
+    }
+    let payload = types.iter().find(|found| found.name == columns.payload);
+    Ok(match payload.map(|found| found.kind.as_str()) {
         Some("json" | "jsonb") => PayloadType::Json,
         Some("bytea") => PayloadType::Binary,
         _ => PayloadType::Text,

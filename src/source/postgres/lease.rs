@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::link::limited;
+use super::link::{BEGIN, limited};
 use super::settle::{folded_sql, recorded_sql};
 use super::{INCARNATION, Postgres, sql};
 use crate::config;
@@ -32,6 +32,7 @@ enum Obstacle {
 
 /// The sequence as it is now.
 struct Sequence {
+    name: String,
     filenode: i64,
     last_value: i64,
 }
@@ -39,9 +40,6 @@ struct Sequence {
 /// One attempt to take the lease, inside its transaction.
 struct Acquisition<'a> {
     source: &'a Postgres,
-    sequence: String,
-    /// The table's name as it is recorded.
-    table: String,
     connection: &'a mut PgConnection,
 }
 
@@ -50,16 +48,13 @@ impl Postgres {
         &self,
         sinks: &[SinkStart],
     ) -> Result<Option<Grant>, SourceError> {
-        let facts = self.inspected().await?;
         let mut link = self.link.lock().await;
         let asked_at = Instant::now();
         let mut connection = link.checkout(ACQUIRE).await?;
         let outcome = limited(ACQUIRE, async {
-            connection.execute("BEGIN").await?;
+            connection.execute(BEGIN).await?;
             let mut acquisition = Acquisition {
                 source: self,
-                sequence: facts.sequence.clone(),
-                table: facts.table.clone(),
                 connection: &mut connection,
             };
             let outcome = acquisition.run(sinks, asked_at).await?;
@@ -83,12 +78,12 @@ impl Postgres {
     pub(super) async fn try_renew(&self, lease: &LeaseId) -> Result<bool, SourceError> {
         let sql = format!(
             "UPDATE {schema}outbox_lease SET expires_at = clock_timestamp() + interval '{ttl} seconds' \
-             WHERE {key} AND token = '{token}' AND {INCARNATION} = {incarnation} RETURNING token",
+             WHERE {key} AND token = '{token}' AND {unchanged} RETURNING token",
             schema = self.names.schema,
             ttl = LEASE_TTL.as_secs(),
             key = self.key_sql(),
             token = lease.token,
-            incarnation = sql::literal(&lease.incarnation),
+            unchanged = self.names.unchanged(lease),
         );
         let mut renewed = false;
         let mut link = self.link.lock().await;
@@ -122,7 +117,7 @@ impl Postgres {
         // its own token over this one.
         let sql = format!(
             "WITH lease AS (SELECT token FROM {schema}outbox_lease WHERE {key} AND token = '{token}' \
-             AND {INCARNATION} = {incarnation} FOR UPDATE) \
+             AND {unchanged} FOR UPDATE) \
              UPDATE {schema}outbox_ledger AS ledger SET token = lease.token FROM lease WHERE {key} \
              AND sink = {sink} RETURNING ledger.sink, (ledger.delivered + ({deleted}))::text AS delivered, \
              ledger.closed::text",
@@ -130,7 +125,7 @@ impl Postgres {
             schema = self.names.schema,
             key = self.key_sql(),
             token = lease.token,
-            incarnation = sql::literal(&lease.incarnation),
+            unchanged = self.names.unchanged(lease),
             sink = sql::literal(sink),
         );
         let mut ledger = None;
@@ -229,19 +224,29 @@ impl Acquisition<'_> {
             .bind(&self.source.owner)
             .bind(token);
         let query = query.bind(LEASE_TTL.as_secs_f64());
-        let row = query.fetch_optional(&mut *self.connection).await?;
-        row.map(|row| row.try_get("incarnation")).transpose()
+        let Some(row) = query.fetch_optional(&mut *self.connection).await? else {
+            return Ok(None);
+        };
+        let mark = format!(
+            "INSERT INTO {schema}outbox_incarnation (relay, source, token) VALUES ($1, $2, $3) \
+             ON CONFLICT (relay, source) DO UPDATE SET token = excluded.token"
+        );
+        let query = sqlx::query(AssertSqlSafe(mark)).persistent(false);
+        let query = query.bind(relay).bind(name).bind(token);
+        query.execute(&mut *self.connection).await?;
+        row.try_get("incarnation").map(Some)
     }
 
     async fn sequence_now(&mut self) -> Result<Sequence, sqlx::Error> {
-        let sequence = &self.sequence;
         let sql = format!(
-            "SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS last_value, \
-             pg_relation_filenode({}::regclass)::int8 AS filenode FROM {sequence}",
-            sql::literal(sequence)
+            "SELECT coalesce(pg_sequence_last_value(sequence), 0) AS last_value, \
+             pg_relation_filenode(sequence)::int8 AS filenode, sequence::text AS name \
+             FROM (SELECT {} AS sequence) AS own",
+            self.source.names.sequence()
         );
         let row = self.one(sql).await?;
         Ok(Sequence {
+            name: row.try_get("name")?,
             filenode: row.try_get("filenode")?,
             last_value: row.try_get("last_value")?,
         })
@@ -251,51 +256,53 @@ impl Acquisition<'_> {
     /// count as delivered.
     async fn guard(&mut self, sequence: &Sequence) -> Result<Option<String>, sqlx::Error> {
         let (schema, key) = (&self.source.names.schema, self.source.key_sql());
-        // With its schema, so that a table has one name, whatever the configurations call it. The insert also
-        // waits for whoever is settling, and locks settling out until new ledgers are stored.
+        let qualified = self.source.names.qualified();
+        // The insert also waits for whoever is settling, and locks settling out until new ledgers are stored.
         let record = format!(
             "INSERT INTO {schema}outbox_source AS home (relay, source, table_name, sequence_filenode) \
-             VALUES ($1, $2, $3, $4::int8::oid) ON CONFLICT (relay, source) DO UPDATE \
+             VALUES ($1, $2, {qualified}, $3::int8::oid) ON CONFLICT (relay, source) DO UPDATE \
              SET table_name = excluded.table_name WHERE home.table_name <> excluded.table_name \
              AND to_regclass(home.table_name) = to_regclass(excluded.table_name)"
         );
         let query = sqlx::query(AssertSqlSafe(record)).persistent(false);
         let query = query.bind(&self.source.relay).bind(&self.source.name);
-        let query = query.bind(&self.table).bind(sequence.filenode);
-        query.execute(&mut *self.connection).await?;
+        query
+            .bind(sequence.filenode)
+            .execute(&mut *self.connection)
+            .await?;
         let row = self
             .one(format!(
-                "SELECT sequence_filenode::int8 AS filenode, table_name, \
+                "SELECT sequence_filenode::int8 AS filenode, table_name, {qualified} AS qualified, \
                  (SELECT max(upper(delivered)) - 1 FROM {schema}outbox_ledger WHERE {key}) AS delivered \
                  FROM {schema}outbox_source WHERE {key}"
             ))
             .await?;
         let filenode: i64 = row.try_get("filenode")?;
         let table: String = row.try_get("table_name")?;
+        let qualified: String = row.try_get("qualified")?;
         let delivered: Option<i64> = row.try_get("delivered")?;
         let source = &self.source.name;
         let hint = format!(
             "new events would count as delivered. Look at the table, then run \
              `outbox-relay ledger reset --source {source}`"
         );
-        if table != self.table {
+        if table != qualified {
             return Ok(Some(format!(
-                "the ledgers of source {source} speak of the table {table}, not of {}: {hint}",
-                self.table
+                "the ledgers of source {source} speak of the table {table}, not of {qualified}: {hint}"
             )));
         }
         if filenode != sequence.filenode {
             return Ok(Some(format!(
                 "the sequence {} is not the one that the ledgers of source {source} speak of (TRUNCATE … \
                  RESTART IDENTITY, or dump and restore): {hint}",
-                self.sequence
+                sequence.name
             )));
         }
         Ok(delivered.filter(|highest| *highest > sequence.last_value).map(|highest| {
             format!(
                 "the ledgers of source {source} reach up to {highest}, but the sequence {} has only come to \
                  {}: {hint}",
-                self.sequence, sequence.last_value
+                sequence.name, sequence.last_value
             )
         }))
     }

@@ -15,11 +15,26 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// every hole; a half-open connection is noticed by it.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The same for the server, a little shorter: a backend that waits for a lock doesn't notice that its client has
+/// gone, and one more would wait with each new attempt.
+const SERVER_TIMEOUT: &str = "25s";
+
+/// Begins a transaction whose statements the server ends in time, behind a pooler too.
+pub(super) const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = '25s'";
+
+/// What stands before a message where a pooler refuses settings of the session. It is part of the message's
+/// transaction and ends with it.
+const LOCAL_SETTINGS: &str = "SET LOCAL statement_timeout = '25s'; SET LOCAL jit = off; ";
+
 /// A connection of one task's own. Whatever fails, the connection is dropped with it: its state is unknown.
 #[derive(Debug)]
 pub(super) struct Link {
     options: PgConnectOptions,
     connection: Option<PgConnection>,
+    /// A pooler stands in between, which refuses settings at the start of a session.
+    pooled: bool,
+    /// Counts connections.
+    generation: u64,
 }
 
 impl Link {
@@ -27,17 +42,14 @@ impl Link {
         Self {
             options,
             connection: None,
+            pooled: false,
+            generation: 0,
         }
     }
 
-    /// Whether the next statement goes out on the connection of the one before.
-    pub(super) fn is_connected(&self) -> bool {
-        self.connection.is_some()
-    }
-
-    /// Drops the connection.
-    pub(super) fn disconnect(&mut self) {
-        self.connection = None;
+    /// Names the connection that the next statement goes out on; `None` if it is still to be made.
+    pub(super) fn generation(&self) -> Option<u64> {
+        self.connection.is_some().then_some(self.generation)
     }
 
     /// Takes the connection out, made anew if need be. What fails simply doesn't give it back.
@@ -48,11 +60,25 @@ impl Link {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
         }
-        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.options.connect());
-        connecting
+        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.connect());
+        let connection = connecting
             .await
             .map_err(|_| timed_out(action, CONNECT_TIMEOUT))?
-            .map_err(|error| failed(action, error))
+            .map_err(|error| failed(action, error))?;
+        self.generation += 1;
+        Ok(connection)
+    }
+
+    async fn connect(&mut self) -> Result<PgConnection, sqlx::Error> {
+        if !self.pooled {
+            // The compiler costs more than it saves on any of our statements.
+            let settings = [("statement_timeout", SERVER_TIMEOUT), ("jit", "off")];
+            match self.options.clone().options(settings).connect().await {
+                Err(error) if is_refused_setting(&error) => self.pooled = true,
+                result => return result,
+            }
+        }
+        self.options.connect().await
     }
 
     /// Puts a connection back whose last statement succeeded.
@@ -69,6 +95,11 @@ impl Link {
         mut take: impl FnMut(PgRow) -> Result<(), sqlx::Error> + Send,
     ) -> Result<(), SourceError> {
         let mut connection = self.checkout(action).await?;
+        let sql = if self.pooled {
+            format!("{LOCAL_SETTINGS}{sql}")
+        } else {
+            sql
+        };
         limited(action, async {
             let mut rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch(&mut connection);
             while let Some(row) = rows.try_next().await? {
@@ -101,6 +132,13 @@ pub(super) async fn limited<T>(
         .await
         .map_err(|_| timed_out(action, STATEMENT_TIMEOUT))?
         .map_err(|error| failed(action, error))
+}
+
+/// Whether PgBouncer says so of a setting in the start-up message.
+fn is_refused_setting(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .is_some_and(|error| error.message().contains("unsupported startup parameter"))
 }
 
 fn failed(action: &'static str, error: sqlx::Error) -> SourceError {

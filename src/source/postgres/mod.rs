@@ -195,7 +195,6 @@ impl Source for Postgres {
         Ok(Some(Box::new(PostgresSettler::new(settle::Task {
             link: Link::new(self.options.clone()),
             names: Arc::clone(&self.names),
-            facts: self.inspected().await?,
             lease: lease.clone(),
             key: self.key_sql(),
             after_delivery: self.after_delivery,
@@ -206,7 +205,7 @@ impl Source for Postgres {
     fn ledger_store(&self, lease: &LeaseId, sink: &str) -> Box<dyn LedgerStore> {
         Box::new(store::PostgresLedgerStore {
             link: Link::new(self.options.clone()),
-            schema: self.names.schema.clone(),
+            names: Arc::clone(&self.names),
             relay: self.relay.clone(),
             source: self.name.clone(),
             sink: sink.to_owned(),

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use super::holes::{Holder, Holes, MAX_HOLES, Question};
 use super::inspect::Facts;
 use super::link::Link;
+use super::rows;
 use super::sql::{self, Names};
-use super::{INCARNATION, rows};
 use crate::event::Event;
 use crate::ledger::RangeSet;
 use crate::source::{Batch, Fetched, LeaseId, Reader, SourceError};
@@ -44,6 +44,8 @@ pub(super) struct PostgresReader {
     /// The highest `seq` seen, by a read or by the ledger.
     cursor: i64,
     holes: Holes,
+    /// The connection that the evidence about them was gathered on.
+    evidence_of: Option<u64>,
     idle_wait: Duration,
     wait_for_flush: bool,
     /// Weight of a row as it was seen lately: keeps reads from fetching what must be thrown away.
@@ -86,6 +88,7 @@ impl PostgresReader {
             lease: task.lease,
             cursor: task.delivered.end().map_or(FIRST_SEQ, |end| end) - 1,
             holes: Holes::new(&task.delivered.gaps_from(FIRST_SEQ)),
+            evidence_of: None,
             idle_wait: task.idle_wait,
             wait_for_flush: task.wait_for_flush,
             row_weight: None,
@@ -96,13 +99,20 @@ impl PostgresReader {
     /// Steps 2 and 3 of a hole's evidence.
     async fn list_holders(&mut self) -> Result<(), SourceError> {
         let mut holders = Vec::new();
-        let sql = holders_sql(&self.names);
+        let mut unchanged = false;
+        let sql = holders_sql(&self.names, &self.facts_sql("false"));
         self.link
             .query(LIST, sql, |row| {
-                holders.push(holder(&row)?);
+                unchanged = row
+                    .try_get::<Option<bool>, _>("unchanged")?
+                    .unwrap_or(false);
+                holders.extend(holder(&row)?);
                 Ok(())
             })
             .await?;
+        if !unchanged {
+            return Err(SourceError::Changed);
+        }
         self.holes.listed(holders, Instant::now());
         Ok(())
     }
@@ -142,21 +152,19 @@ impl PostgresReader {
                  ORDER BY {seq} LIMIT {limit}) AS hole ORDER BY seq LIMIT {limit})"
             ));
         }
-        if self.holes.len() < MAX_HOLES || parts.is_empty() {
+        if self.holes.len() >= MAX_HOLES {
+            // Reading forward stops.
+            parts.push(format!("(SELECT {event} FROM {table} WHERE false)"));
+        } else {
             parts.push(format!(
                 "(SELECT {event} FROM {table} WHERE {seq} > {} ORDER BY {seq} LIMIT {limit})",
                 self.cursor
             ));
         }
         let merged = parts.join(" UNION ALL ");
-        // Many ranges make the plan look dear enough for the compiler, which costs more than it saves.
-        let jit = if ranges.len() > 1_000 {
-            "SET LOCAL jit = off; "
-        } else {
-            ""
-        };
+
         let rows = format!("SELECT * FROM ({merged}) AS merged ORDER BY seq LIMIT {limit}");
-        format!("{jit}{}", self.framed(&rows, &ended))
+        self.framed(&rows, &ended)
     }
 
     /// The facts about the server beside `rows`, and `rows` only if they are to be believed: one row at least,
@@ -167,11 +175,24 @@ impl PostgresReader {
              event.aggregate_type, event.aggregate_id, event.payload, event.headers, \
              CASE WHEN isfinite(event.created_at) \
              THEN (extract(epoch FROM event.created_at) * 1000000)::int8 END AS created_at \
-             FROM (SELECT {unchanged} AS unchanged, {ended} AS ended, \
-             (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {sequence}) AS last_value) AS fact \
+             FROM ({facts}) AS fact \
              LEFT JOIN ({rows}) AS event ON fact.unchanged AND NOT fact.ended ORDER BY event.seq",
-            unchanged = unchanged_sql(&self.lease, &self.facts.sequence),
-            sequence = self.facts.sequence,
+            facts = self.facts_sql(ended),
+        )
+    }
+
+    /// Whether server, table and sequence are still those of the lease, and how far the sequence has come. A
+    /// sequence behind the cursor has been set back: what it draws next would never be read.
+    fn facts_sql(&self, ended: &str) -> String {
+        format!(
+            "SELECT {unchanged} AND pg_relation_filenode(own.sequence)::int8 = {filenode} \
+             AND own.last_value >= {cursor} AS unchanged, {ended} AS ended, own.last_value \
+             FROM (SELECT sequence, coalesce(pg_sequence_last_value(sequence), 0) AS last_value \
+             FROM (SELECT {sequence} AS sequence OFFSET 0) AS named OFFSET 0) AS own",
+            unchanged = self.names.unchanged(&self.lease),
+            filenode = self.lease.sequence_filenode,
+            cursor = self.cursor,
+            sequence = self.names.sequence(),
         )
     }
 
@@ -183,7 +204,7 @@ impl PostgresReader {
              (SELECT event.seq FROM unnest({firsts}, {ends}) AS range (first, past) CROSS JOIN LATERAL \
              (SELECT {seq} AS seq FROM {table} WHERE {seq} >= range.first AND {seq} < range.past \
              ORDER BY {seq} LIMIT {MAX_HOLES}) AS event) AS late ON fact.unchanged",
-            unchanged = unchanged_sql(&self.lease, &self.facts.sequence),
+            unchanged = self.names.unchanged_with_sequence(&self.lease),
             firsts = sql::int8_array(closed.iter().map(|(first, _)| first)),
             ends = sql::int8_array(closed.iter().map(|(_, end)| end)),
         )
@@ -257,11 +278,12 @@ impl PostgresReader {
     }
 
     async fn try_read(&mut self, limit: usize, bytes: usize) -> Result<Batch, SourceError> {
-        if self.link.is_connected() && self.holes.wants_listing(Instant::now()) {
-            self.list_holders().await?;
-        }
-        if !self.link.is_connected() {
+        // Evidence counts on one connection only, whichever statement made it anew.
+        if self.evidence_of.is_none() || self.link.generation() != self.evidence_of {
             self.holes.forget_evidence();
+        }
+        if self.holes.wants_listing(Instant::now()) {
+            self.list_holders().await?;
         }
         let limit = self.affordable(limit, bytes);
         let mut question = self.holes.question();
@@ -273,6 +295,7 @@ impl PostgresReader {
         if !rows.unchanged {
             return Err(SourceError::Changed);
         }
+        self.evidence_of = self.link.generation();
         if self.wait_for_flush && !rows.events.is_empty() {
             self.flush_wal().await?;
         }
@@ -286,10 +309,10 @@ impl PostgresReader {
 impl Reader for PostgresReader {
     async fn read(&mut self, limit: usize, bytes: usize) -> Result<Batch, SourceError> {
         let result = self.try_read(limit, bytes).await;
-        if result.is_err() {
-            self.link.disconnect();
+        match result {
+            Err(error) if is_undefined_table(&error) => Err(SourceError::Changed),
+            result => result,
         }
-        result
     }
 
     async fn fetch(&mut self, seqs: &[i64], bytes: usize) -> Result<Fetched, SourceError> {
@@ -398,16 +421,6 @@ impl Rows {
     }
 }
 
-/// Whether server and sequence are still those of the lease.
-pub(super) fn unchanged_sql(lease: &LeaseId, sequence: &str) -> String {
-    format!(
-        "({INCARNATION} = {} AND pg_relation_filenode({}::regclass)::int8 = {})",
-        sql::literal(&lease.incarnation),
-        sql::literal(sequence),
-        lease.sequence_filenode,
-    )
-}
-
 /// Whether one of `xids` has ended by the statement's own snapshot.
 fn ended_sql(xids: &[i64]) -> String {
     let xids: Vec<String> = xids.iter().map(ToString::to_string).collect();
@@ -419,31 +432,48 @@ fn ended_sql(xids: &[i64]) -> String {
 }
 
 /// Who holds `RowExclusiveLock` on the table, by its name as it resolves now, with the oldest transaction id of
-/// each: that of the top-level transaction.
-fn holders_sql(names: &Names) -> String {
+/// each: that of the top-level transaction. One row at least, with the facts: an empty listing of the wrong server
+/// would prove every hole dead.
+fn holders_sql(names: &Names, facts: &str) -> String {
     format!(
         "WITH lock AS MATERIALIZED (SELECT * FROM pg_locks) \
-         SELECT holder.virtualtransaction, holder.pid, \
+         SELECT fact.unchanged, holder.virtualtransaction, holder.pid, \
          pg_snapshot_xmax(pg_current_snapshot())::text::int8 AS next_xid, \
          (SELECT own.transactionid::text::int8 FROM lock AS own WHERE own.locktype = 'transactionid' \
          AND own.granted AND own.mode = 'ExclusiveLock' \
          AND own.virtualtransaction = holder.virtualtransaction \
          ORDER BY age(own.transactionid) DESC LIMIT 1) AS xid \
-         FROM lock AS holder WHERE holder.locktype = 'relation' AND holder.granted \
+         FROM ({facts}) AS fact LEFT JOIN lock AS holder ON holder.locktype = 'relation' AND holder.granted \
          AND holder.mode = 'RowExclusiveLock' AND holder.relation = to_regclass({table}) \
          AND holder.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
         table = names.table_literal(),
     )
 }
 
-fn holder(row: &PgRow) -> Result<Holder, sqlx::Error> {
+fn holder(row: &PgRow) -> Result<Option<Holder>, sqlx::Error> {
+    let Some(virtual_xid) = row.try_get("virtualtransaction")? else {
+        return Ok(None);
+    };
     let next: i64 = row.try_get("next_xid")?;
     let xid: Option<i64> = row.try_get("xid")?;
-    Ok(Holder {
-        virtual_xid: row.try_get("virtualtransaction")?,
+    Ok(Some(Holder {
+        virtual_xid,
         pid: row.try_get("pid")?,
         xid: xid.map(|xid| with_epoch(xid, next)),
-    })
+    }))
+}
+
+/// Whether a table that a statement names is no longer there: dropped or renamed.
+fn is_undefined_table(error: &SourceError) -> bool {
+    let SourceError::Database { source, .. } = error else {
+        return false;
+    };
+    let database = source
+        .downcast_ref::<sqlx::Error>()
+        .and_then(sqlx::Error::as_database_error);
+    database
+        .and_then(|error| error.code())
+        .is_some_and(|code| code == "42P01")
 }
 
 /// The full transaction id of a 32-bit one that is less than half the circle away from `next`.

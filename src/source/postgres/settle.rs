@@ -16,9 +16,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use tokio::time::Instant;
 
-use super::inspect::Facts;
 use super::link::Link;
-use super::reader::unchanged_sql;
 use super::sql::{self, Names};
 use crate::config::AfterDelivery;
 use crate::ledger::{MAX_STORED_RANGES, RangeSet};
@@ -33,9 +31,6 @@ const STEP_ROWS: u64 = 5_000;
 /// How long a step waits for a lock: somebody who holds an outbox row must not keep the ledgers from being stored.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long a step may take on the server, even if nobody waits for it any more.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
-
 /// The longest pause between two looks for rows that have become too old.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -47,7 +42,6 @@ const MAX_SETTLED_RANGES: usize = 10 * MAX_STORED_RANGES;
 pub(super) struct PostgresSettler {
     link: Link,
     names: Arc<Names>,
-    facts: Arc<Facts>,
     lease: LeaseId,
     /// The condition that selects this source's row in `outbox_source`.
     key: String,
@@ -62,7 +56,6 @@ pub(super) struct PostgresSettler {
 pub(super) struct Task {
     pub(super) link: Link,
     pub(super) names: Arc<Names>,
-    pub(super) facts: Arc<Facts>,
     pub(super) lease: LeaseId,
     pub(super) key: String,
     pub(super) after_delivery: AfterDelivery,
@@ -104,7 +97,6 @@ impl PostgresSettler {
         Self {
             link: task.link,
             names: task.names,
-            facts: task.facts,
             lease: task.lease,
             key: task.key,
             after_delivery: task.after_delivery,
@@ -124,7 +116,7 @@ impl PostgresSettler {
             "SELECT {unchanged} AS unchanged, coalesce(({everywhere})::text, '{{}}') AS everywhere, {}, {}",
             recorded("marked"),
             recorded("deleted"),
-            unchanged = unchanged_sql(&self.lease, &self.facts.sequence),
+            unchanged = self.names.unchanged_with_sequence(&self.lease),
             everywhere = self.everywhere_sql(),
         );
         let mut progress = Progress::default();
@@ -229,12 +221,10 @@ impl PostgresSettler {
     fn step_sql(&self, action: Action, window: &RangeSet) -> String {
         format!(
             "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {lock}; \
-             SET LOCAL statement_timeout = {statement}; \
              SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; \
              SET LOCAL synchronous_commit = off; \
              {lock_acquisitions}; {lock_ledgers}; {settle}",
             lock = LOCK_TIMEOUT.as_millis(),
-            statement = STATEMENT_TIMEOUT.as_millis(),
             lock_acquisitions = lock_acquisitions_sql(&self.names),
             lock_ledgers = lock_ledgers_sql(&self.names),
             settle = self.settle_sql(action, window),
@@ -291,7 +281,7 @@ impl PostgresSettler {
              SELECT (SELECT count(*) FROM changed) AS settled, \
              coalesce((SELECT ranges::text FROM covered), '{{}}') AS covered",
             everywhere = self.everywhere_sql(),
-            unchanged = unchanged_sql(&self.lease, &self.facts.sequence),
+            unchanged = self.names.unchanged_with_sequence(&self.lease),
             schema = self.names.schema,
             folded = folded_sql(&format!("home.{column} + covered.ranges")),
             key = self.key,

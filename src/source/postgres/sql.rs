@@ -8,8 +8,10 @@
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
+use super::INCARNATION;
 use crate::config::{Columns, TableName};
 use crate::ledger::RangeSet;
+use crate::source::LeaseId;
 
 /// The names of a source's relations and columns, quoted once.
 #[derive(Debug, Clone)]
@@ -26,6 +28,8 @@ pub(super) struct Names {
 #[derive(Debug, Clone)]
 pub(super) struct QuotedColumns {
     pub(super) seq: String,
+    /// The name of `seq` as a literal.
+    pub(super) seq_literal: String,
     pub(super) created_at: String,
     pub(super) sent_at: Option<String>,
     /// All that an event is made of, in the order in which `rows` reads them.
@@ -43,6 +47,43 @@ impl Names {
         }
     }
 
+    /// The sequence that `seq` is drawn from, as both names resolve now.
+    pub(super) fn sequence(&self) -> String {
+        let (table, seq) = (self.table_literal(), &self.columns.seq_literal);
+        format!("pg_get_serial_sequence({table}, {seq})::regclass")
+    }
+
+    /// The table's name with its schema, as it resolves now and as it is recorded: a table has one name, whatever
+    /// the configurations call it.
+    pub(super) fn qualified(&self) -> String {
+        format!(
+            "(SELECT format('%I.%I', space.nspname, class.relname) FROM pg_class AS class \
+             JOIN pg_namespace AS space ON space.oid = class.relnamespace WHERE class.oid = to_regclass({}))",
+            self.table_literal()
+        )
+    }
+
+    /// Whether the server is still the one that granted the lease, and its memory the same: a crash of one
+    /// backend makes all of them start anew, which shows in nothing but the emptied unlogged table.
+    pub(super) fn unchanged(&self, lease: &LeaseId) -> String {
+        format!(
+            "({INCARNATION} = {} AND EXISTS (SELECT FROM {}outbox_incarnation WHERE token = '{}'))",
+            literal(&lease.incarnation),
+            self.schema,
+            lease.token,
+        )
+    }
+
+    /// The same, and the sequence is the one of the lease; NULL if there is no sequence any more.
+    pub(super) fn unchanged_with_sequence(&self, lease: &LeaseId) -> String {
+        format!(
+            "({} AND pg_relation_filenode({})::int8 = {})",
+            self.unchanged(lease),
+            self.sequence(),
+            lease.sequence_filenode,
+        )
+    }
+
     /// The table's name as a literal, for `to_regclass`.
     pub(super) fn table_literal(&self) -> String {
         literal(&self.table)
@@ -58,7 +99,8 @@ impl QuotedColumns {
             quoted(&columns.id),
             quoted(&columns.event_type),
             optional(&columns.aggregate_type),
-            optional(&columns.aggregate_id),
+            // A key may be a number or a uuid where the table was not made for the relay.
+            format!("{}::text", optional(&columns.aggregate_id)),
             quoted(&columns.payload),
             optional(&columns.headers),
             quoted(&columns.created_at),
@@ -76,6 +118,7 @@ impl QuotedColumns {
         let event = event.iter().zip(aliases);
         Self {
             seq: quoted(&columns.seq),
+            seq_literal: literal(&columns.seq),
             created_at: quoted(&columns.created_at),
             sent_at: columns.sent_at.as_deref().map(quoted),
             event: event

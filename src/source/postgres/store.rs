@@ -1,13 +1,14 @@
 //! Storing a ledger: one UPDATE of one row, fenced by token and incarnation.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor as _};
 
-use super::link::{Link, limited};
-use super::{INCARNATION, sql};
+use super::link::{BEGIN, Link, limited};
+use super::sql::{self, Names};
 use crate::event::Payload;
 use crate::source::{DeadLetter, Flush, LeaseId, LedgerStore, SourceError};
 
@@ -17,7 +18,7 @@ const FLUSH: &str = "cannot store the ledger";
 #[derive(Debug)]
 pub(super) struct PostgresLedgerStore {
     pub(super) link: Link,
-    pub(super) schema: String,
+    pub(super) names: Arc<Names>,
     pub(super) relay: String,
     pub(super) source: String,
     pub(super) sink: String,
@@ -32,15 +33,15 @@ impl PostgresLedgerStore {
             "UPDATE {schema}outbox_ledger SET delivered = '{delivered}'::int8multirange, \
              closed = '{closed}'::int8multirange, updated_at = now() \
              WHERE relay = {relay} AND source = {source} AND sink = {sink} AND token = '{token}' \
-             AND {INCARNATION} = {incarnation} RETURNING sink",
-            schema = self.schema,
+             AND {unchanged} RETURNING sink",
+            schema = self.names.schema,
             delivered = flush.delivered,
             closed = flush.closed,
             relay = sql::literal(&self.relay),
             source = sql::literal(&self.source),
             sink = sql::literal(&self.sink),
             token = self.lease.token,
-            incarnation = sql::literal(&self.lease.incarnation),
+            unchanged = self.names.unchanged(&self.lease),
         )
     }
 
@@ -49,7 +50,7 @@ impl PostgresLedgerStore {
         connection: &mut PgConnection,
         flush: &Flush,
     ) -> Result<bool, sqlx::Error> {
-        connection.execute("BEGIN").await?;
+        connection.execute(BEGIN).await?;
         let update = sqlx::raw_sql(AssertSqlSafe(self.update_sql(flush)));
         let updated = update.fetch_optional(&mut *connection).await?.is_some();
         if updated {
@@ -73,7 +74,7 @@ impl PostgresLedgerStore {
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::text::jsonb, $12, $13, $14) \
              ON CONFLICT (relay, source, sink, seq, event_id) DO UPDATE SET reason = excluded.reason, \
              attempts = excluded.attempts, dead_at = excluded.dead_at",
-            self.schema
+            self.names.schema
         );
         let event = &letter.event;
         let payload_type = match event.payload {
@@ -81,15 +82,13 @@ impl PostgresLedgerStore {
             Payload::Text(_) => "text",
             Payload::Binary(_) => "bytea",
         };
-        let headers: BTreeMap<&str, &str> = event
-            .headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
+        let headers = event.headers.iter();
+        let headers: BTreeMap<String, String> = headers
+            .map(|(name, value)| (without_nul(name), without_nul(value)))
             .collect();
         let headers =
             serde_json::to_string(&headers).map_err(|error| sqlx::Error::Encode(error.into()))?;
-        // text can't hold NUL; a broker's words may.
-        let reason = letter.reason.replace('\0', "\u{fffd}");
+        let reason = without_nul(&letter.reason);
         let query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
         let query = query
             .bind(&self.relay)
@@ -112,6 +111,11 @@ impl PostgresLedgerStore {
         query.bind(attempts).execute(connection).await?;
         Ok(())
     }
+}
+
+/// Neither text nor jsonb can hold NUL; a broker's words and a json column can.
+fn without_nul(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 #[async_trait]

@@ -4,6 +4,7 @@
 
 mod check;
 mod emit;
+mod ledger;
 mod migrate;
 mod run;
 mod telemetry;
@@ -46,6 +47,8 @@ enum Command {
     Check(check::Args),
     /// Create the tables, or print their SQL with the privileges that each role needs.
     Migrate(migrate::Args),
+    /// Look at what the sinks have, drop or rename what is left of a sink, start anew after a restore.
+    Ledger(ledger::Args),
     /// Insert events, for trying out.
     Emit(emit::Args),
 }
@@ -106,6 +109,7 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Run(args) => run::run(config, args).await,
         Command::Check(args) => check::run(&config, &args).await,
         Command::Migrate(args) => migrate::run(&config, &args).await,
+        Command::Ledger(args) => ledger::run(&config, &args).await,
         Command::Emit(args) => emit::run(&config, &args).await,
     }
     .map_err(Failure::Other)

@@ -60,6 +60,8 @@ pub struct Source {
     pub after_delivery: AfterDelivery,
     /// Settled events older than this are deleted.
     pub retention: Option<Duration>,
+    /// How often delivered rows are settled.
+    pub settle_interval: Duration,
     /// What kind of database it is.
     pub kind: SourceKind,
 }

@@ -2,6 +2,7 @@
 //!
 //! One task per source, which owns everything of it; the tasks share nothing but the configuration.
 
+mod janitor;
 mod keeper;
 mod session;
 mod sinks;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::session::SourceTask;
 use crate::config::{Config, SourceKind};
+use crate::source::bookkeeping::Bookkeeping;
 use crate::source::{Source, SourceError};
 use crate::status::{SourceState, Status};
 
@@ -120,6 +122,29 @@ pub fn open(config: &Config, name: &str) -> Result<Arc<dyn Source>, SourceError>
         SourceKind::Postgres(postgres) => {
             let source = crate::source::postgres::Postgres::new(&config.relay, source, postgres)?;
             Ok(Arc::new(source))
+        }
+        #[cfg(not(feature = "postgres"))]
+        SourceKind::Postgres(_) => Err(SourceError::Refused(
+            "this build has no PostgreSQL source: build it with the feature `postgres`".into(),
+        )),
+    }
+}
+
+/// The ledgers of the source of this name, for commands.
+///
+/// # Errors
+/// If its settings can't be used, its URL for example.
+pub fn bookkeeping(config: &Config, name: &str) -> Result<Box<dyn Bookkeeping>, SourceError> {
+    let Some(source) = config.sources.get(name) else {
+        return Err(SourceError::Refused(format!(
+            "there is no source {name} in the configuration"
+        )));
+    };
+    match &source.kind {
+        #[cfg(feature = "postgres")]
+        SourceKind::Postgres(postgres) => {
+            let source = crate::source::postgres::Postgres::new(&config.relay, source, postgres)?;
+            Ok(Box::new(source))
         }
         #[cfg(not(feature = "postgres"))]
         SourceKind::Postgres(_) => Err(SourceError::Refused(

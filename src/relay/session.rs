@@ -8,13 +8,14 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::janitor::Janitor;
 use super::keeper::keep;
 use super::sinks::PipelineTask;
 use crate::backoff::Backoff;
-use crate::config::{self, Config};
+use crate::config::{self, Config, SinkKind};
 use crate::error::chain;
 use crate::lease::Lease;
-use crate::metrics::{LEASE_HELD, PipelineMetrics, SOURCE};
+use crate::metrics::{LEASE_HELD, PipelineMetrics, SOURCE, SettleMetrics};
 use crate::pipeline::Exit;
 use crate::source::bell::Bell;
 use crate::source::{
@@ -179,6 +180,7 @@ impl SourceTask {
         let mut keeper = AbortOnDropHandle::new(tokio::spawn(keeper));
         let (bell, ringing) = self.source.doorbell().unzip();
         let _ringing = ringing.map(|ringing| AbortOnDropHandle::new(tokio::spawn(ringing)));
+        let mut janitor = self.janitor(&grant.lease, &lease);
         let mut session = Session {
             task: self,
             id: grant.lease,
@@ -190,10 +192,10 @@ impl SourceTask {
         for ledger in grant.ledgers {
             session.start(ledger.sink.clone(), Some(ledger), Duration::ZERO);
         }
-        let end = session.run(&mut keeper).await;
+        let end = session.run(&mut keeper, &mut janitor).await;
         session.lease.revoke();
         session.pipelines.shutdown().await;
-        drop(keeper);
+        drop((keeper, janitor));
         if end == End::Stopped
             && let Err(error) = self.source.release(&session.id).await
         {
@@ -205,11 +207,32 @@ impl SourceTask {
         end
     }
 
+    /// Settles for as long as the session lasts. A mock is no broker: what only mocks have is not settled.
+    fn janitor(&self, id: &LeaseId, lease: &Lease) -> AbortOnDropHandle<()> {
+        let real = |sink: &config::Sink| !matches!(sink.kind, SinkKind::Mock(_));
+        if !self.fed_sinks().any(real) {
+            return AbortOnDropHandle::new(tokio::spawn(std::future::pending()));
+        }
+        let janitor = Janitor {
+            source: Arc::clone(&self.source),
+            id: id.clone(),
+            lease: lease.clone(),
+            interval: self.source_config.settle_interval,
+            metrics: SettleMetrics::new(&self.source_config.name),
+        };
+        let span = tracing::info_span!("janitor", source = self.source_config.name);
+        let running = tracing::Instrument::instrument(janitor.run(), span);
+        AbortOnDropHandle::new(tokio::spawn(running))
+    }
+
     /// The sinks that this source feeds.
-    fn sinks(&self) -> Vec<SinkStart> {
+    fn fed_sinks(&self) -> impl Iterator<Item = &config::Sink> {
         let fed = |sink: &&config::Sink| sink.inputs.contains(&self.source_config.name);
-        let sinks = self.config.sinks.values().filter(fed);
-        sinks
+        self.config.sinks.values().filter(fed)
+    }
+
+    fn sinks(&self) -> Vec<SinkStart> {
+        self.fed_sinks()
             .map(|sink| SinkStart {
                 sink: sink.name.clone(),
                 start: sink.start,
@@ -250,10 +273,18 @@ impl Session<'_> {
     }
 
     /// Until every pipeline has stopped, or the session is lost.
-    async fn run(&mut self, keeper: &mut AbortOnDropHandle<()>) -> End {
+    async fn run(
+        &mut self,
+        keeper: &mut AbortOnDropHandle<()>,
+        janitor: &mut AbortOnDropHandle<()>,
+    ) -> End {
         loop {
             tokio::select! {
                 _ = &mut *keeper => return End::Lost,
+                _ = &mut *janitor => {
+                    tracing::error!("the task that settles events died of a bug, the session starts anew");
+                    return End::Lost;
+                }
                 Some(ended) = self.pipelines.join_next_with_id() => {
                     if self.pipeline_ended(ended) == Some(End::Lost) {
                         return End::Lost;

@@ -37,6 +37,8 @@ pub(in crate::config) struct SourceCommon {
     pub(in crate::config) after_delivery: Option<String>,
     /// Rows that every sink has are deleted when they are older than this. Default: never.
     pub(in crate::config) retention: Option<DurationText>,
+    /// How often rows that every sink has are settled: marked, deleted or found too old. Default "1s".
+    pub(in crate::config) settle_interval: Option<DurationText>,
 }
 
 /// Keys of a source of type `postgres`.

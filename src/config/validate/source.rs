@@ -58,6 +58,13 @@ pub(super) fn source(
             "does nothing: after_delivery = \"delete\" leaves no row to delete later",
         );
     }
+    let settle_interval = duration(
+        report,
+        &path.key("settle_interval"),
+        common.settle_interval.as_ref(),
+        SECOND,
+        Duration::from_millis(10)..=DAY,
+    );
     let batch_size = count(
         report,
         &path.key("batch_size"),
@@ -89,6 +96,7 @@ pub(super) fn source(
         poll_interval,
         after_delivery,
         retention,
+        settle_interval,
         kind,
     })
 }

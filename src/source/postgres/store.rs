@@ -72,7 +72,7 @@ impl PostgresLedgerStore {
             "INSERT INTO {}outbox_dead_letter (relay, source, sink, seq, event_id, event_type, \
              aggregate_type, aggregate_id, payload, payload_type, headers, created_at, reason, attempts) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::text::jsonb, $12, $13, $14) \
-             ON CONFLICT (relay, source, sink, seq) DO UPDATE SET reason = excluded.reason, \
+             ON CONFLICT (relay, source, sink, seq, event_id) DO UPDATE SET reason = excluded.reason, \
              attempts = excluded.attempts, dead_at = excluded.dead_at",
             self.names.schema
         );

@@ -10,13 +10,18 @@ fn not_in_this_build(what: &str, instead: &str) -> String {
 
 /// Whether a source of this known type can be run.
 pub(super) fn source_type(name: &str) -> Result<(), String> {
-    match name {
-        "postgres" => Ok(()),
-        _ => Err(not_in_this_build(
-            &format!("type `{name}`"),
-            ": use postgres",
-        )),
+    let built = match name {
+        "postgres" => cfg!(feature = "postgres"),
+        "sqlite" => cfg!(feature = "sqlite"),
+        _ => false,
+    };
+    if built {
+        return Ok(());
     }
+    Err(not_in_this_build(
+        &format!("type `{name}`"),
+        &format!(", which was made without the feature `{name}`: use one that has it"),
+    ))
 }
 
 /// Whether a sink of this known type can be run.

@@ -15,9 +15,7 @@ use super::finding::KeyPath;
 use super::nearest::did_you_mean;
 use super::report::Report;
 use super::schema::keys_of;
-use super::typed::{
-    Root, Route, Sink, SinkCommon, SinkKind, Source, SourceCommon, SourceKind, Sqlite,
-};
+use super::typed::{Root, Route, Sink, SinkCommon, SinkKind, Source, SourceCommon, SourceKind};
 
 /// Errors reported per table at most; each costs another reading of it.
 const MAX_ERRORS_PER_TABLE: usize = 50;
@@ -119,10 +117,7 @@ fn source(path: &KeyPath, dict: Dict, report: &mut Report) -> Source {
         Some("postgres") => Some(SourceKind::Postgres(Box::new(own_table(
             path, own, &also, report,
         )))),
-        Some("sqlite") => {
-            own_table::<Sqlite>(path, own, &also, report);
-            Some(SourceKind::Sqlite)
-        }
+        Some("sqlite") => Some(SourceKind::Sqlite(own_table(path, own, &also, report))),
         _ => None,
     };
     Source { common, kind }

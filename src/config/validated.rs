@@ -69,6 +69,8 @@ pub struct Source {
 pub enum SourceKind {
     /// `type = "postgres"`
     Postgres(Postgres),
+    /// `type = "sqlite"`
+    Sqlite(Sqlite),
 }
 
 /// Settings of a PostgreSQL source.
@@ -86,6 +88,15 @@ pub struct Postgres {
     pub wait_for_flush: bool,
     /// Files for TLS; whether TLS is used is said by the URL's `sslmode`, `verify-full` where `ca` is set.
     pub tls: Option<Tls>,
+}
+
+/// Settings of a SQLite source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sqlite {
+    /// The database file.
+    pub path: PathBuf,
+    /// The outbox table.
+    pub table: String,
 }
 
 /// How a source is watched.

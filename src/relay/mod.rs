@@ -121,10 +121,13 @@ pub fn open(config: &Config, name: &str) -> Result<Arc<dyn Source>, SourceError>
             let source = crate::source::postgres::Postgres::new(&config.relay, source, postgres)?;
             Ok(Arc::new(source))
         }
-        #[cfg(not(feature = "postgres"))]
-        SourceKind::Postgres(_) => Err(SourceError::Refused(
-            "this build has no PostgreSQL source: build it with the feature `postgres`".into(),
-        )),
+        #[cfg(feature = "sqlite")]
+        SourceKind::Sqlite(sqlite) => {
+            let source = crate::source::sqlite::Sqlite::new(&config.relay, source, sqlite);
+            Ok(Arc::new(source))
+        }
+        #[allow(unreachable_patterns)] // by the features of the build
+        kind => Err(kind.not_built()),
     }
 }
 

@@ -1,7 +1,5 @@
 //! Storing a ledger: one UPDATE of one row, fenced by token and incarnation.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor as _};
@@ -9,6 +7,7 @@ use sqlx::{AssertSqlSafe, Executor as _};
 use super::link::{Link, limited};
 use super::{INCARNATION, sql};
 use crate::event::Payload;
+use crate::source::headers::headers_json;
 use crate::source::{DeadLetter, Flush, LeaseId, LedgerStore, SourceError};
 
 const FLUSH: &str = "cannot store the ledger";
@@ -81,13 +80,7 @@ impl PostgresLedgerStore {
             Payload::Text(_) => "text",
             Payload::Binary(_) => "bytea",
         };
-        let headers: BTreeMap<&str, &str> = event
-            .headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-            .collect();
-        let headers =
-            serde_json::to_string(&headers).map_err(|error| sqlx::Error::Encode(error.into()))?;
+        let headers = headers_json(&event.headers);
         // text can't hold NUL; a broker's words may.
         let reason = letter.reason.replace('\0', "\u{fffd}");
         let query = sqlx::query(AssertSqlSafe(sql)).persistent(false);

@@ -4,11 +4,13 @@
 
 mod cli;
 mod delivery;
+mod demo;
 mod faults;
 mod guard;
 mod lease;
 mod message;
 mod order;
 mod queries;
+mod sqlite;
 mod support;
 mod tls;

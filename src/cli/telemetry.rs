@@ -14,9 +14,9 @@ pub(super) enum LogFormat {
     Json,
 }
 
-/// Starts logging: at `info`, or as `RUST_LOG` says.
-pub(super) fn init(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+/// Starts logging: at `level`, or as `RUST_LOG` says.
+pub(super) fn init(format: LogFormat, level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

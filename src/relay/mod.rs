@@ -2,10 +2,12 @@
 //!
 //! One task per source, which owns everything of it; the tasks share nothing but the configuration.
 
+mod builder;
 mod keeper;
 mod session;
 mod sinks;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
@@ -13,13 +15,18 @@ use tokio_util::sync::CancellationToken;
 
 use self::session::SourceTask;
 use crate::config::{Config, SourceKind};
+use crate::sink::BoxSink;
 use crate::source::{Source, SourceError};
 use crate::status::{SourceState, Status};
+
+pub use self::builder::RelayBuilder;
 
 /// A relay that has not been started.
 #[derive(Debug)]
 pub struct Relay {
     config: Arc<Config>,
+    /// Sinks by name that are the program's own.
+    publishers: Arc<BTreeMap<String, BoxSink>>,
     status: Status,
 }
 
@@ -35,6 +42,9 @@ pub enum RelayError {
         #[source]
         source: SourceError,
     },
+    /// A publisher was given for a sink that the configuration does not have.
+    #[error("a publisher was given for the sink {0}, which the configuration does not have")]
+    NoSuchSink(String),
     /// A task died of a bug; the others were stopped.
     #[error("the task of a source died")]
     Died(#[source] tokio::task::JoinError),
@@ -50,8 +60,15 @@ impl Relay {
         }
         Self {
             config: Arc::new(config),
+            publishers: Arc::default(),
             status,
         }
+    }
+
+    /// A relay with this configuration and publishers of the program's own.
+    #[must_use]
+    pub fn builder(config: Config) -> RelayBuilder {
+        RelayBuilder::new(config)
     }
 
     /// What it is doing, for probes.
@@ -75,6 +92,7 @@ impl Relay {
                 Ok(source) => {
                     let task = SourceTask {
                         config: Arc::clone(&self.config),
+                        publishers: Arc::clone(&self.publishers),
                         source_config: config.clone(),
                         source,
                         status: self.status.clone(),

@@ -23,6 +23,8 @@ use crate::status::PipelineStatus;
 #[derive(Debug)]
 pub(super) struct PipelineTask {
     pub(super) config: Arc<Config>,
+    /// The sink, if it is the program's own.
+    pub(super) publisher: Option<BoxSink>,
     pub(super) source_config: config::Source,
     pub(super) sink_config: config::Sink,
     pub(super) source: Arc<dyn Source>,
@@ -70,6 +72,9 @@ impl PipelineTask {
     }
 
     async fn connected(&self) -> BoxSink {
+        if let Some(publisher) = &self.publisher {
+            return publisher.clone();
+        }
         let mut backoff = Backoff::sink(self.sink_config.retry);
         loop {
             self.status.beat();

@@ -245,6 +245,11 @@ async fn a_running_relay_goes_on_with_a_file_that_is_put_in_place() {
     migrate(&elsewhere);
     let emitted = run(&elsewhere, &["emit", "Restored", "--key", "k"]);
     assert_eq!(emitted.code, Some(0), "{emitted:#?}");
+    // Everything into the one file that is moved.
+    let mut checkpoint = open(&restored).await;
+    let pragma = checkpoint.execute("PRAGMA wal_checkpoint(TRUNCATE)");
+    pragma.await.expect("checkpoint");
+    checkpoint.close().await.expect("close");
     for suffix in ["-wal", "-shm"] {
         let mut beside = file.clone().into_os_string();
         beside.push(suffix);

@@ -10,12 +10,9 @@ fn not_in_this_build(what: &str, instead: &str) -> String {
 
 /// Whether a source of this known type can be run.
 pub(super) fn source_type(name: &str) -> Result<(), String> {
-    let built = match name {
-        "postgres" => cfg!(feature = "postgres"),
-        "sqlite" => cfg!(feature = "sqlite"),
-        _ => false,
-    };
-    if built {
+    if (name == "postgres" && cfg!(feature = "postgres"))
+        || (name == "sqlite" && cfg!(feature = "sqlite"))
+    {
         return Ok(());
     }
     Err(not_in_this_build(

@@ -66,6 +66,7 @@ pub struct Source {
 
 /// What `type` a source has, with that type's own settings.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant)] // there are a handful of sources
 pub enum SourceKind {
     /// `type = "postgres"`
     Postgres(Postgres),

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::session::SourceTask;
-use crate::config::{Config, SourceKind};
+use crate::config::{self, Config};
 use crate::sink::BoxSink;
 use crate::source::{Source, SourceError};
 use crate::status::{SourceState, Status};
@@ -87,13 +87,13 @@ impl Relay {
         let stop = stop.child_token();
         let mut tasks = JoinSet::new();
         let mut outcome = Ok(());
-        for (name, config) in &self.config.sources {
+        for (name, source_config) in &self.config.sources {
             match open(&self.config, name) {
                 Ok(source) => {
                     let task = SourceTask {
                         config: Arc::clone(&self.config),
                         publishers: Arc::clone(&self.publishers),
-                        source_config: config.clone(),
+                        source_config: source_config.clone(),
                         source,
                         status: self.status.clone(),
                         stop: stop.clone(),
@@ -135,12 +135,12 @@ pub fn open(config: &Config, name: &str) -> Result<Arc<dyn Source>, SourceError>
     };
     match &source.kind {
         #[cfg(feature = "postgres")]
-        SourceKind::Postgres(postgres) => {
+        config::SourceKind::Postgres(postgres) => {
             let source = crate::source::postgres::Postgres::new(&config.relay, source, postgres)?;
             Ok(Arc::new(source))
         }
         #[cfg(feature = "sqlite")]
-        SourceKind::Sqlite(sqlite) => {
+        config::SourceKind::Sqlite(sqlite) => {
             let source = crate::source::sqlite::Sqlite::new(&config.relay, source, sqlite);
             Ok(Arc::new(source))
         }

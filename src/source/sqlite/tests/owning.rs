@@ -120,7 +120,8 @@ async fn dead_letters_are_stored_with_the_ledger() {
         store.flush(&with_letter).await.expect("stored");
     }
     let sql = "SELECT event_id, payload, payload_type, headers, created_at, reason, attempts FROM outbox_dead_letter";
-    let rows: Vec<(String, Vec<u8>, String, String, String, String, i64)> = sqlx::query_as(sql)
+    type Row = (String, Vec<u8>, String, String, String, String, i64);
+    let rows: Vec<Row> = sqlx::query_as(sql)
         .fetch_all(&mut outbox.app().await)
         .await
         .expect("read");

@@ -4,6 +4,7 @@
 
 mod cli;
 mod delivery;
+mod demo;
 mod faults;
 mod guard;
 mod lease;
@@ -13,5 +14,6 @@ mod notify;
 mod order;
 mod queries;
 mod settle;
+mod sqlite;
 mod support;
 mod tls;

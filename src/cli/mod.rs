@@ -3,6 +3,8 @@
 //! Standard output is for results, standard error for logs and errors.
 
 mod check;
+#[cfg(feature = "sqlite")]
+mod demo;
 mod emit;
 mod ledger;
 mod migrate;
@@ -51,6 +53,21 @@ enum Command {
     Ledger(ledger::Args),
     /// Insert events, for trying out.
     Emit(emit::Args),
+    /// See it work: drafts in a temporary SQLite outbox, relayed to standard output. Needs no server and no file.
+    #[cfg(feature = "sqlite")]
+    Demo(demo::Args),
+}
+
+impl Command {
+    /// What is logged unless `RUST_LOG` says otherwise.
+    fn log_level(&self) -> &'static str {
+        match self {
+            // Its story is told by its summary.
+            #[cfg(feature = "sqlite")]
+            Self::Demo(_) => "warn",
+            _ => "info",
+        }
+    }
 }
 
 /// Why a command failed.
@@ -78,7 +95,10 @@ pub fn main() -> Exit {
             return exit;
         }
     };
-    telemetry::init(cli.log_format);
+    let command = cli
+        .command
+        .unwrap_or_else(|| Command::Run(run::Args::default()));
+    telemetry::init(cli.log_format, command.log_level());
     // One crypto provider for every connection. It fails only if there is one already.
     rustls::crypto::ring::default_provider()
         .install_default()
@@ -90,17 +110,17 @@ pub fn main() -> Exit {
         Ok(runtime) => runtime,
         Err(error) => return failed(Failure::Other(error.into())),
     };
-    let result = runtime.block_on(Box::pin(execute(cli)));
+    let result = runtime.block_on(Box::pin(execute(command, cli.config)));
     runtime.shutdown_timeout(RUNTIME_GRACE);
     result.map_or_else(failed, |()| Exit::Clean)
 }
 
-async fn execute(cli: Cli) -> Result<(), Failure> {
-    let command = cli
-        .command
-        .unwrap_or_else(|| Command::Run(run::Args::default()));
-    let loaded =
-        Config::load(cli.config.as_deref(), &Overrides::none()).map_err(Failure::Config)?;
+async fn execute(command: Command, file: Option<PathBuf>) -> Result<(), Failure> {
+    #[cfg(feature = "sqlite")]
+    if let Command::Demo(args) = &command {
+        return demo::run(args).await.map_err(Failure::Other);
+    }
+    let loaded = Config::load(file.as_deref(), &Overrides::none()).map_err(Failure::Config)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -111,6 +131,9 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Migrate(args) => migrate::run(&config, &args).await,
         Command::Ledger(args) => ledger::run(&config, &args).await,
         Command::Emit(args) => emit::run(&config, &args).await,
+        // Done above.
+        #[cfg(feature = "sqlite")]
+        Command::Demo(_) => Ok(()),
     }
     .map_err(Failure::Other)
 }

@@ -1,5 +1,6 @@
 //! A source from start to stop: sessions, each of which holds the lease once.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::error::chain;
 use crate::lease::Lease;
 use crate::metrics::{LEASE_HELD, PipelineMetrics, SOURCE, SettleMetrics};
 use crate::pipeline::Exit;
+use crate::sink::BoxSink;
 use crate::source::bell::Bell;
 use crate::source::{
     Grant, LeaseId, STANDBY_INTERVAL, SinkStart, Source, SourceError, StoredLedger,
@@ -36,6 +38,7 @@ const LOST_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct SourceTask {
     pub(super) config: Arc<Config>,
+    pub(super) publishers: Arc<BTreeMap<String, BoxSink>>,
     pub(super) source_config: config::Source,
     pub(super) source: Arc<dyn Source>,
     pub(super) status: Status,
@@ -255,6 +258,7 @@ impl Session<'_> {
         };
         let pipeline = PipelineTask {
             config: Arc::clone(&task.config),
+            publisher: task.publishers.get(&sink).cloned(),
             source_config: task.source_config.clone(),
             sink_config: sink_config.clone(),
             source: Arc::clone(&task.source),

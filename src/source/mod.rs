@@ -5,8 +5,13 @@
 
 pub mod bell;
 pub mod bookkeeping;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod headers;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+mod writer;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +26,8 @@ use crate::config;
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::ledger::RangeSet;
+
+pub use self::writer::{EventWriter, NewEvent};
 
 /// How long a lease lasts, by the database's clock, unless it is renewed.
 pub const LEASE_TTL: Duration = Duration::from_secs(10);
@@ -230,6 +237,20 @@ pub struct StoredLedger {
     pub delivered: RangeSet,
     /// Holes closed and not yet looked at once more.
     pub closed: RangeSet,
+}
+
+impl config::SourceKind {
+    /// The error of a command that needs a kind of source which this build lacks.
+    #[must_use]
+    pub fn not_built(&self) -> SourceError {
+        let feature = match self {
+            Self::Postgres(_) => "postgres",
+            Self::Sqlite(_) => "sqlite",
+        };
+        SourceError::Refused(format!(
+            "this build has no source of type {feature}: build it with the feature `{feature}`"
+        ))
+    }
 }
 
 /// What went wrong with a source, and so what becomes of the session.

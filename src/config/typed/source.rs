@@ -20,8 +20,8 @@ pub(in crate::config) struct Source {
 pub(in crate::config) enum SourceKind {
     /// `type = "postgres"`
     Postgres(Box<Postgres>),
-    /// `type = "sqlite"`: not built yet, so its keys are checked and nobody reads them.
-    Sqlite,
+    /// `type = "sqlite"`
+    Sqlite(Sqlite),
 }
 
 /// Keys of every `[sources.NAME]`.

@@ -41,7 +41,7 @@ use crate::config;
 use crate::ledger::RangeSet;
 
 pub use self::migrate::{migrate, printed};
-pub use self::writer::{NewEvent, Writer};
+pub use self::writer::Writer;
 
 /// The server that answers: its system identifier, its timeline, and when it was started. Everything remembered
 /// about a source belongs to one of these.

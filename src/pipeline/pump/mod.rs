@@ -257,6 +257,11 @@ impl Pump {
 
     /// The earliest time at which something is to be done that nothing else wakes the pump for.
     fn next_due(&self) -> Instant {
+        let now = Instant::now();
+        if self.can_dispatch(now) {
+            // A burst has ended: others had their turn.
+            return now;
+        }
         let mut due = self.tick_at;
         let mut consider = |at: Instant| due = due.min(at);
         if let Some((&(at, _), _)) = self.delayed.first_key_value() {
@@ -276,11 +281,7 @@ impl Pump {
         }
         // What is due and can't be done now (no room to read into, a lease that ended) waits for the next
         // acknowledgement or tick.
-        if due <= Instant::now() {
-            self.tick_at
-        } else {
-            due
-        }
+        if due <= now { self.tick_at } else { due }
     }
 
     fn is_drained(&self, now: Instant) -> bool {

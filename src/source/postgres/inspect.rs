@@ -82,8 +82,8 @@ fn table_sql(names: &Names, columns: &Columns) -> String {
     format!(
         "SELECT current_setting('server_version_num')::int4 AS server_version, \
          format('%I.%I', n.nspname, c.relname) AS name, \
-         coalesce((SELECT l.relnamespace <> c.relnamespace FROM pg_class l WHERE l.oid = to_regclass({ledger})), \
-         false) AS ledgers_elsewhere, pg_is_in_recovery() AS in_recovery, c.relkind::text AS kind, c.relpersistence::text AS persistence, \
+         coalesce((SELECT l.relnamespace <> c.relnamespace FROM pg_class l \
+         WHERE l.oid = to_regclass({ledger})), false) AS ledgers_elsewhere, pg_is_in_recovery() AS in_recovery, c.relkind::text AS kind, c.relpersistence::text AS persistence, \
          c.relispartition OR EXISTS (SELECT FROM pg_inherits i WHERE c.oid IN (i.inhrelid, i.inhparent)) \
          AS in_a_tree, row_security_active(c.oid) AS row_security, \
          EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srrelid = c.oid) AS subscribed, \
@@ -93,7 +93,8 @@ fn table_sql(names: &Names, columns: &Columns) -> String {
          s.seqcache = 1 AND s.seqincrement = 1 AND NOT s.seqcycle AND s.seqmin >= 1 AS sequence_is_plain, \
          EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisunique AND x.indisvalid \
          AND x.indpred IS NULL AND x.indnkeyatts = 1 AND x.indkey[0] = a.attnum) AS seq_is_indexed \
-         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = {seq} \
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = {seq} \
          AND NOT a.attisdropped \
          LEFT JOIN pg_depend d ON d.refobjid = c.oid AND d.refobjsubid = a.attnum AND d.deptype = 'i' \
          AND d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass \

@@ -7,8 +7,9 @@ use tokio::time::MissedTickBehavior;
 
 use super::say;
 use crate::config::{Config, SourceKind};
+use crate::enqueue::NewEvent;
 use crate::error::BoxError;
-use crate::source::{EventWriter, NewEvent, SourceError};
+use crate::source::{EventWriter, SourceError};
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {

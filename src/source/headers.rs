@@ -2,7 +2,7 @@
 
 /// Headers are a JSON object; values that are not strings keep their JSON text. Anything but an object travels
 /// whole as one header named `headers`, so that nothing of it is lost.
-pub(super) fn parse_headers(json: &[u8]) -> Vec<(String, String)> {
+pub(crate) fn parse_headers(json: &[u8]) -> Vec<(String, String)> {
     type Object = std::collections::BTreeMap<String, serde_json::Value>;
     match serde_json::from_slice::<Object>(json) {
         Ok(object) => object
@@ -18,7 +18,7 @@ pub(super) fn parse_headers(json: &[u8]) -> Vec<(String, String)> {
 }
 
 /// The JSON text of headers, their names in order.
-pub(super) fn headers_json(headers: &[(String, String)]) -> String {
+pub(crate) fn headers_json(headers: &[(String, String)]) -> String {
     let object: std::collections::BTreeMap<String, String> = headers
         .iter()
         .map(|(name, value)| (without_nul(name), without_nul(value)))
@@ -27,7 +27,7 @@ pub(super) fn headers_json(headers: &[(String, String)]) -> String {
 }
 
 /// Neither text nor jsonb can hold NUL; a broker's words and a column of type json can.
-pub(super) fn without_nul(text: &str) -> String {
+pub(crate) fn without_nul(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 

@@ -6,7 +6,7 @@
 pub mod bell;
 pub mod bookkeeping;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-mod headers;
+pub(crate) mod headers;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "sqlite")]
@@ -27,7 +27,7 @@ use crate::error::BoxError;
 use crate::event::Event;
 use crate::ledger::RangeSet;
 
-pub use self::writer::{EventWriter, NewEvent};
+pub use self::writer::EventWriter;
 
 /// How long a lease lasts, by the database's clock, unless it is renewed.
 pub const LEASE_TTL: Duration = Duration::from_secs(10);

@@ -4,21 +4,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::SourceError;
-
-/// An event to be written.
-#[derive(Debug, Clone)]
-pub struct NewEvent {
-    /// What happened.
-    pub event_type: String,
-    /// The kind of thing it happened to.
-    pub aggregate_type: Option<String>,
-    /// The ordering key.
-    pub aggregate_id: Option<String>,
-    /// JSON text.
-    pub payload: String,
-    /// Header names and values.
-    pub headers: Vec<(String, String)>,
-}
+use crate::enqueue::NewEvent;
 
 /// Inserts events into an outbox table.
 #[async_trait]

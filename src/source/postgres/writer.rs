@@ -6,8 +6,9 @@ use uuid::Uuid;
 use super::link::Link;
 use super::sql::{Names, literal, quoted};
 use crate::config;
+use crate::enqueue::NewEvent;
 use crate::source::headers::headers_json;
-use crate::source::{EventWriter, NewEvent, SourceError};
+use crate::source::{EventWriter, SourceError};
 
 const INSERT: &str = "cannot insert the event";
 

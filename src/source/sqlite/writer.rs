@@ -7,8 +7,9 @@ use uuid::Uuid;
 use super::link::{Link, limited};
 use super::sql::Names;
 use crate::config;
+use crate::enqueue::NewEvent;
 use crate::source::headers::headers_json;
-use crate::source::{EventWriter, NewEvent, SourceError};
+use crate::source::{EventWriter, SourceError};
 
 const INSERT: &str = "cannot insert the event";
 

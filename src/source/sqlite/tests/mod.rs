@@ -13,8 +13,9 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 use uuid::Uuid;
 
 use super::*;
+use crate::enqueue::NewEvent;
 use crate::event::{Event, Payload};
-use crate::source::{DeadLetter, EventWriter as _, Flush, NewEvent};
+use crate::source::{DeadLetter, EventWriter as _, Flush};
 
 /// No limit.
 const ALL: (usize, usize) = (1_000, usize::MAX);

@@ -100,6 +100,7 @@ pub fn main() -> Exit {
         .unwrap_or_else(|| Command::Run(run::Args::default()));
     telemetry::init(cli.log_format, command.log_level());
     // One crypto provider for every connection. It fails only if there is one already.
+    #[cfg(any(feature = "postgres", feature = "nats"))]
     rustls::crypto::ring::default_provider()
         .install_default()
         .ok();

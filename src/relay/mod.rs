@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 pub use tokio_util::sync::CancellationToken;
 
 use self::session::SourceTask;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::sink::BoxSink;
 use crate::source::bookkeeping::Bookkeeping;
 use crate::source::{Source, SourceError};
@@ -137,12 +137,12 @@ pub fn open(config: &Config, name: &str) -> Result<Arc<dyn Source>, SourceError>
     };
     match &source.kind {
         #[cfg(feature = "postgres")]
-        config::SourceKind::Postgres(postgres) => {
+        crate::config::SourceKind::Postgres(postgres) => {
             let source = crate::source::postgres::Postgres::new(&config.relay, source, postgres)?;
             Ok(Arc::new(source))
         }
         #[cfg(feature = "sqlite")]
-        config::SourceKind::Sqlite(sqlite) => {
+        crate::config::SourceKind::Sqlite(sqlite) => {
             let source = crate::source::sqlite::Sqlite::new(&config.relay, source, sqlite);
             Ok(Arc::new(source))
         }

@@ -5,6 +5,7 @@
 mod cli;
 mod delivery;
 mod demo;
+mod examples;
 mod faults;
 mod guard;
 mod lease;

@@ -163,12 +163,12 @@ pub fn bookkeeping(config: &Config, name: &str) -> Result<Box<dyn Bookkeeping>, 
     };
     match &source.kind {
         #[cfg(feature = "postgres")]
-        config::SourceKind::Postgres(postgres) => {
+        crate::config::SourceKind::Postgres(postgres) => {
             let source = crate::source::postgres::Postgres::new(&config.relay, source, postgres)?;
             Ok(Box::new(source))
         }
         #[cfg(feature = "sqlite")]
-        config::SourceKind::Sqlite(_) => Err(SourceError::Refused(
+        crate::config::SourceKind::Sqlite(_) => Err(SourceError::Refused(
             "the commands on ledgers don't know SQLite yet: use the table outbox_ledger".into(),
         )),
         #[allow(unreachable_patterns)] // by the features of the build

@@ -4,6 +4,8 @@
 //!
 //! The tables of the relay must be there (`outbox-relay migrate`).
 
+#![allow(clippy::print_stdout)]
+
 use std::error::Error;
 
 use outbox_relay::{NewEvent, enqueue};

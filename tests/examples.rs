@@ -22,19 +22,20 @@ fn example(name: &str) -> PathBuf {
         .parent()
         .and_then(|deps| deps.parent())
         .expect("target/PROFILE/deps");
-    folder.join("examples").join(name)
+    let example = folder.join("examples").join(name);
+    assert!(
+        example.exists(),
+        "the examples are missing: cargo build --examples"
+    );
+    example
 }
 
 /// A database with the relay's tables and three picks in it.
 async fn with_picks() -> Database {
     let database = Database::fresh().await;
-    migrate(&Settings::of(&database).set("sinks.out.type", "stdout"));
-    // `realtime` needs the doorbell.
-    migrate(
-        &Settings::of(&database)
-            .set("sources.main.mode", "notify")
-            .set("sinks.out.type", "stdout"),
-    );
+    // With the doorbell, which `realtime` needs and the others don't mind.
+    let settings = Settings::of(&database).set("sources.main.mode", "notify");
+    migrate(&settings.set("sinks.out.type", "stdout"));
     let output = command(User::Same, example("dual_write"))
         .env("DATABASE_URL", &database.url)
         .output()

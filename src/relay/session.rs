@@ -140,7 +140,6 @@ impl SourceTask {
                     self.inspect_again(&grant.lease).await?;
                 }
                 tracing::info!(source = name, "the lease is held by this relay");
-                self.status.set_source(name, SourceState::Active);
                 return Ok(Some(grant));
             }
             if !standby {
@@ -195,6 +194,9 @@ impl SourceTask {
         for ledger in grant.ledgers {
             session.start(ledger.sink.clone(), Some(ledger), Duration::ZERO);
         }
+        // Only now: ready means that every sink is, too.
+        self.status
+            .set_source(&self.source_config.name, SourceState::Active);
         let end = session.run(&mut keeper, &mut janitor).await;
         session.lease.revoke();
         session.pipelines.shutdown().await;

@@ -73,9 +73,16 @@ impl Look {
         lines.push(String::new());
         if outcome.is_right() {
             let next = self.paint(Style::Faint, "Next, with PostgreSQL and NATS JetStream:");
-            let command = "outbox-relay --config config/jetstream.toml run --migrate";
+            // The small build of the first command knows neither of them.
+            let install = if cfg!(all(feature = "postgres", feature = "nats")) {
+                ""
+            } else {
+                "cargo install --locked --path . && "
+            };
+            let command =
+                format!("{install}outbox-relay --config config/jetstream.toml run --migrate");
             lines.push(format!("  {next}"));
-            lines.push(format!("  {}", self.paint(Style::Bold, command)));
+            lines.push(format!("  {}", self.paint(Style::Bold, &command)));
         }
         lines.join("\n")
     }
@@ -153,14 +160,19 @@ mod tests {
             p99: Duration::from_millis(12),
             ..Outcome::default()
         };
+        let (summary, command) = {
+            let summary = look.summary(&outcome);
+            let (text, command) = summary.rsplit_once("\n  ").expect("several lines");
+            (text.to_owned(), command.to_owned())
+        };
+        assert!(command.ends_with("outbox-relay --config config/jetstream.toml run --migrate"));
         assert_eq!(
-            look.summary(&outcome),
+            summary,
             "✓ committed      200  each in one transaction with its business row\n\
              ✓ published      200  all of them, each draft in the order of its picks\n\
              ✓ rolled back     24  after writing both rows, and never seen\n  \
              latency      p50 6.2 ms · p99 12.0 ms  from COMMIT to standard output\n\n  \
-             Next, with PostgreSQL and NATS JetStream:\n  \
-             outbox-relay --config config/jetstream.toml run --migrate"
+             Next, with PostgreSQL and NATS JetStream:"
         );
         outcome.missing = 2;
         outcome.phantoms = 1;

@@ -160,11 +160,8 @@ mod tests {
             p99: Duration::from_millis(12),
             ..Outcome::default()
         };
-        let (summary, command) = {
-            let summary = look.summary(&outcome);
-            let (text, command) = summary.rsplit_once("\n  ").expect("several lines");
-            (text.to_owned(), command.to_owned())
-        };
+        let summary = look.summary(&outcome);
+        let (summary, command) = summary.rsplit_once("\n  ").expect("several lines");
         assert!(command.ends_with("outbox-relay --config config/jetstream.toml run --migrate"));
         assert_eq!(
             summary,

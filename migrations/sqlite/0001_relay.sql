@@ -37,6 +37,7 @@ CREATE TABLE outbox_source (
     table_name  TEXT NOT NULL COLLATE NOCASE,
     incarnation TEXT NOT NULL,
     deleted     TEXT NOT NULL DEFAULT '{}',
+    marked      TEXT NOT NULL DEFAULT '{}',
     PRIMARY KEY (relay, source)
 );
 

@@ -168,9 +168,10 @@ pub fn bookkeeping(config: &Config, name: &str) -> Result<Box<dyn Bookkeeping>, 
             Ok(Box::new(source))
         }
         #[cfg(feature = "sqlite")]
-        crate::config::SourceKind::Sqlite(_) => Err(SourceError::Refused(
-            "the commands on ledgers don't know SQLite yet: use the table outbox_ledger".into(),
-        )),
+        crate::config::SourceKind::Sqlite(sqlite) => {
+            let source = crate::source::sqlite::Sqlite::new(&config.relay, source, sqlite);
+            Ok(Box::new(source))
+        }
         #[allow(unreachable_patterns)] // by the features of the build
         kind => Err(kind.not_built()),
     }

@@ -12,7 +12,9 @@ use uuid::Uuid;
 
 use super::Sqlite;
 use super::link::limited;
-use super::sql::NOW_MILLIS;
+use super::settle::Record;
+use super::sql::{NOW_MILLIS, ranges};
+use super::table::Table;
 use crate::config;
 use crate::ledger::RangeSet;
 use crate::source::{Grant, LEASE_TTL, LeaseId, SinkStart, SourceError, StoredLedger};
@@ -36,13 +38,6 @@ struct Acquisition<'a> {
     connection: &'a mut SqliteConnection,
     token: Uuid,
     sequence_filenode: i64,
-}
-
-/// The outbox table as it is now.
-struct Table {
-    incarnation: String,
-    /// The highest `seq` that was drawn.
-    last_value: i64,
 }
 
 impl Sqlite {
@@ -145,6 +140,29 @@ impl Sqlite {
         link.give_back(connected);
         Ok(reclaimed)
     }
+
+    /// What a new ledger counts as delivered: everything below its first event, for nothing comes late here.
+    pub(super) async fn delivered_at_start(
+        &self,
+        connection: &mut SqliteConnection,
+        start: config::Start,
+        table: &Table,
+    ) -> Result<RangeSet, sqlx::Error> {
+        let first = match start {
+            config::Start::Earliest => 1,
+            config::Start::Latest => table.last_value + 1,
+            config::Start::Unsettled => {
+                let sql = format!(
+                    "SELECT min(seq) FROM {} WHERE sent_at IS NULL",
+                    self.names.table
+                );
+                let oldest = sqlx::query_scalar::<_, Option<i64>>(AssertSqlSafe(sql));
+                let oldest = oldest.fetch_one(connection).await?;
+                oldest.unwrap_or(table.last_value + 1)
+            }
+        };
+        Ok(std::iter::once((1, first)).collect())
+    }
 }
 
 impl Acquisition<'_> {
@@ -165,7 +183,8 @@ impl Acquisition<'_> {
         sinks: &[SinkStart],
         asked_at: Instant,
     ) -> Result<Result<Grant, Obstacle>, sqlx::Error> {
-        let table = self.table_now().await?;
+        let table = Table::now(self.connection, &self.source.names).await?;
+        let table = table.ok_or(sqlx::Error::RowNotFound)?;
         if !self.claim(&table).await? {
             return Ok(Err(Obstacle::Held));
         }
@@ -191,17 +210,6 @@ impl Acquisition<'_> {
             ledgers,
             strangers: strangers.into_iter().map(|ledger| ledger.sink).collect(),
         }))
-    }
-
-    async fn table_now(&mut self) -> Result<Table, sqlx::Error> {
-        let sql = "SELECT (SELECT incarnation FROM outbox_incarnation WHERE table_name = ?1) AS incarnation, \
-             coalesce((SELECT seq FROM sqlite_sequence WHERE name = ?1 COLLATE NOCASE), 0) AS last_value";
-        let query = sqlx::query(sql).bind(&self.source.names.plain);
-        let row = query.fetch_one(&mut *self.connection).await?;
-        Ok(Table {
-            incarnation: row.try_get("incarnation")?,
-            last_value: row.try_get("last_value")?,
-        })
     }
 
     /// Claims the lease row if its time is up, or if it is this process's own from a session before.
@@ -300,36 +308,25 @@ impl Acquisition<'_> {
                     )));
                 }
             };
-            let delivered = self.delivered_at_start(start, table).await?;
+            let delivered = self
+                .source
+                .delivered_at_start(self.connection, start, table);
+            let delivered = delivered.await?;
             let sql = "INSERT INTO outbox_ledger (relay, source, sink, token, delivered) VALUES (?, ?, ?, ?, ?)";
             let query = sqlx::query(sql).bind(relay).bind(source).bind(sink);
-            let query = query.bind(self.token.to_string()).bind(delivered);
+            let query = query
+                .bind(self.token.to_string())
+                .bind(delivered.to_string());
             query.execute(&mut *self.connection).await?;
+            // Nothing but marked rows lies below the oldest row without sent_at.
+            if start == config::Start::Unsettled {
+                let home = (relay.as_str(), source.as_str());
+                Record::Marked
+                    .add(self.connection, home, &delivered)
+                    .await?;
+            }
         }
         Ok(Ok(()))
-    }
-
-    /// What a new ledger counts as delivered: everything below its first event, for nothing comes late here.
-    async fn delivered_at_start(
-        &mut self,
-        start: config::Start,
-        table: &Table,
-    ) -> Result<String, sqlx::Error> {
-        let first = match start {
-            config::Start::Earliest => 1,
-            config::Start::Latest => table.last_value + 1,
-            config::Start::Unsettled => {
-                let sql = format!(
-                    "SELECT min(seq) FROM {} WHERE sent_at IS NULL",
-                    self.source.names.table
-                );
-                let oldest = sqlx::query_scalar::<_, Option<i64>>(AssertSqlSafe(sql));
-                let oldest = oldest.fetch_one(&mut *self.connection).await?;
-                oldest.unwrap_or(table.last_value + 1)
-            }
-        };
-        let delivered: RangeSet = std::iter::once((1, first)).collect();
-        Ok(delivered.stored(1).text)
     }
 
     /// Stamps the token on every ledger of the source and only then reads them.
@@ -348,16 +345,9 @@ fn ttl_millis() -> i64 {
 }
 
 fn stored_ledger(row: &SqliteRow) -> Result<StoredLedger, sqlx::Error> {
-    let ranges = |column: &str| -> Result<RangeSet, sqlx::Error> {
-        let text: String = row.try_get(column)?;
-        RangeSet::parse(&text).map_err(|error| sqlx::Error::ColumnDecode {
-            index: column.to_owned(),
-            source: error.into(),
-        })
-    };
     Ok(StoredLedger {
         sink: row.try_get("sink")?,
-        delivered: ranges("delivered")?,
-        closed: ranges("closed")?,
+        delivered: ranges(row, "delivered")?,
+        closed: ranges(row, "closed")?,
     })
 }

@@ -157,7 +157,8 @@ fn record_sql(version: i64, name: &str) -> String {
     format!("INSERT INTO _outbox_relay_migrations (version, name) VALUES ({version}, '{name}');\n")
 }
 
-fn incarnation_sql(names: &Names) -> String {
+/// Gives the table a name that tells it from any other, and from what it was before.
+pub(super) fn incarnation_sql(names: &Names) -> String {
     format!(
         "INSERT OR REPLACE INTO outbox_incarnation (table_name, incarnation) \
          VALUES ({}, lower(hex(randomblob(16))));",

@@ -16,14 +16,17 @@
 //! Writers with `synchronous = NORMAL` can lose their last commits when the machine (not the process) crashes:
 //! such an event may have been published. Those who mind use `FULL`.
 
+mod bookkeeping;
 mod inspect;
 mod lease;
 mod link;
 mod migrate;
 mod reader;
 mod rows;
+mod settle;
 mod sql;
 mod store;
+mod table;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -36,8 +39,11 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use self::link::Link;
+use self::settle::SqliteSettler;
 use self::sql::Names;
-use super::{Grant, LeaseId, LedgerStore, Reader, SinkStart, Source, SourceError, StoredLedger};
+use super::{
+    Grant, LeaseId, LedgerStore, Reader, Settler, SinkStart, Source, SourceError, StoredLedger,
+};
 use crate::config;
 use crate::ledger::RangeSet;
 
@@ -54,6 +60,8 @@ pub struct Sqlite {
     path: PathBuf,
     names: Names,
     poll_interval: Duration,
+    after_delivery: config::AfterDelivery,
+    retention: Option<Duration>,
     /// For the lease. Readers and ledger stores have connections of their own.
     link: Mutex<Link>,
 }
@@ -69,6 +77,8 @@ impl Sqlite {
             path: sqlite.path.clone(),
             names: Names::new(&sqlite.table),
             poll_interval: source.poll_interval,
+            after_delivery: source.after_delivery,
+            retention: source.retention,
             link: Mutex::new(Link::new(&sqlite.path)),
         }
     }
@@ -115,6 +125,22 @@ impl Source for Sqlite {
             delivered,
             self.poll_interval,
         )))
+    }
+
+    async fn settler(&self, lease: &LeaseId) -> Result<Option<Box<dyn Settler>>, SourceError> {
+        if self.after_delivery == config::AfterDelivery::Keep && self.retention.is_none() {
+            return Ok(None);
+        }
+        let task = settle::Task {
+            names: self.names.clone(),
+            relay: self.relay.clone(),
+            source: self.name.clone(),
+            lease: lease.clone(),
+            after_delivery: self.after_delivery,
+            retention: self.retention,
+        };
+        let settler = SqliteSettler::new(Link::new(&self.path), task);
+        Ok(Some(Box::new(settler)))
     }
 
     fn ledger_store(&self, lease: &LeaseId, sink: &str) -> Box<dyn LedgerStore> {

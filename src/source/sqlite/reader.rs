@@ -11,6 +11,7 @@ use sqlx::{AssertSqlSafe, Executor as _};
 use super::link::{Link, limited};
 use super::rows;
 use super::sql::Names;
+use super::table::Table;
 use crate::event::Event;
 use crate::ledger::RangeSet;
 use crate::source::{Batch, Fetched, LeaseId, Reader, SourceError};
@@ -71,12 +72,12 @@ impl SqliteReader {
         let rows = limited(READ, async {
             // One snapshot for everything below. It ends at once: an open one keeps the log from being reused.
             connection.execute("BEGIN").await?;
-            let last_value = last_value(connection, &self.names, &self.lease).await?;
+            let table = Table::now(connection, &self.names).await?;
             let mut rows = None;
-            if let Some(last_value) = last_value {
-                rows = Some(wanted.rows(connection, &self.names, bytes).await?);
-                rows.iter_mut()
-                    .for_each(|rows| rows.last_value = last_value);
+            if let Some(table) = table.filter(|now| now.incarnation == self.lease.incarnation) {
+                let mut found = wanted.rows(connection, &self.names, bytes).await?;
+                found.last_value = table.last_value;
+                rows = Some(found);
             }
             connection.execute("COMMIT").await?;
             Ok(rows)
@@ -115,21 +116,6 @@ impl SqliteReader {
             closed,
         }
     }
-}
-
-/// The highest `seq` that was drawn; `None` if the table is not the lease's any more.
-async fn last_value(
-    connection: &mut SqliteConnection,
-    names: &Names,
-    lease: &LeaseId,
-) -> Result<Option<i64>, sqlx::Error> {
-    let sql = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = ?1 COLLATE NOCASE), 0) \
-         FROM outbox_incarnation WHERE table_name = ?1 AND incarnation = ?2";
-    let query = sqlx::query_scalar(sql).bind(&names.plain);
-    query
-        .bind(&lease.incarnation)
-        .fetch_optional(connection)
-        .await
 }
 
 /// Which rows a read is after.

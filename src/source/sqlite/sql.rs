@@ -1,5 +1,10 @@
 //! Names in SQL text. Values are always bound.
 
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+
+use crate::ledger::RangeSet;
+
 /// Milliseconds of Unix time, by the database's clock.
 pub(super) const NOW_MILLIS: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 
@@ -44,4 +49,13 @@ fn quoted(identifier: &str) -> String {
 /// A string literal.
 pub(super) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
+}
+
+/// A column that holds a set of `seq`.
+pub(super) fn ranges(row: &SqliteRow, column: &str) -> Result<RangeSet, sqlx::Error> {
+    let text: String = row.try_get(column)?;
+    RangeSet::parse(&text).map_err(|error| sqlx::Error::ColumnDecode {
+        index: column.to_owned(),
+        source: error.into(),
+    })
 }

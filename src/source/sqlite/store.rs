@@ -57,7 +57,7 @@ impl SqliteLedgerStore {
         let payload_type = match event.payload {
             Payload::Json(_) => "json",
             Payload::Text(_) => "text",
-            Payload::Binary(_) => "blob",
+            Payload::Binary(_) => "bytea",
         };
         let created_at = event
             .created_at

@@ -1,8 +1,10 @@
 //! The contract of a source, on real files.
 
+mod commands;
 mod fitness;
 mod owning;
 mod reading;
+mod settling;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,8 +42,14 @@ impl Outbox {
     }
 
     fn source(&self) -> Sqlite {
+        self.source_of("main", "")
+    }
+
+    /// A source of another relay, or with further settings.
+    fn source_of(&self, relay: &str, settings: &str) -> Sqlite {
         let text = format!(
-            "[sources.app]\ntype = 'sqlite'\npath = '{}'\n[sinks.out]\ntype = 'stdout'\n",
+            "[relay]\nname = '{relay}'\n[sources.app]\ntype = 'sqlite'\npath = '{}'\n{settings}\n\
+             [sinks.out]\ntype = 'stdout'\n",
             self.config.path.display()
         );
         let loaded = config::Config::from_toml(&text, &config::Environment::default());

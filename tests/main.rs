@@ -11,5 +11,6 @@ mod message;
 mod notify;
 mod order;
 mod queries;
+mod status;
 mod support;
 mod tls;

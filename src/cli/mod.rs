@@ -5,7 +5,9 @@
 mod check;
 mod emit;
 mod migrate;
+mod progress;
 mod run;
+mod status;
 mod telemetry;
 
 use std::io::Write as _;
@@ -46,6 +48,8 @@ enum Command {
     Check(check::Args),
     /// Create the tables, or print their SQL with the privileges that each role needs.
     Migrate(migrate::Args),
+    /// Say what every source and every ledger is up to, from the database: also while no relay runs.
+    Status(status::Args),
     /// Insert events, for trying out.
     Emit(emit::Args),
 }
@@ -106,6 +110,7 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Run(args) => run::run(config, args).await,
         Command::Check(args) => check::run(&config, &args).await,
         Command::Migrate(args) => migrate::run(&config, &args).await,
+        Command::Status(args) => status::run(&config, &args).await,
         Command::Emit(args) => emit::run(&config, &args).await,
     }
     .map_err(Failure::Other)

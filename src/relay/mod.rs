@@ -2,6 +2,7 @@
 //!
 //! One task per source, which owns everything of it; the tasks share nothing but the configuration.
 
+mod census;
 mod keeper;
 mod session;
 mod sinks;

@@ -8,6 +8,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::census::Census;
 use super::keeper::keep;
 use super::sinks::PipelineTask;
 use crate::backoff::Backoff;
@@ -179,6 +180,13 @@ impl SourceTask {
         let mut keeper = AbortOnDropHandle::new(tokio::spawn(keeper));
         let (bell, ringing) = self.source.doorbell().unzip();
         let _ringing = ringing.map(|ringing| AbortOnDropHandle::new(tokio::spawn(ringing)));
+        let census = Census::new(
+            &self.source,
+            &self.source_config.name,
+            &self.sinks(),
+            &self.status,
+        );
+        let mut census = AbortOnDropHandle::new(tokio::spawn(census.run()));
         let mut session = Session {
             task: self,
             id: grant.lease,
@@ -193,6 +201,9 @@ impl SourceTask {
         let end = session.run(&mut keeper).await;
         session.lease.revoke();
         session.pipelines.shutdown().await;
+        // Ended, and not only told to: the next session's sets the same gauges.
+        census.abort();
+        (&mut census).await.ok();
         drop(keeper);
         if end == End::Stopped
             && let Err(error) = self.source.release(&session.id).await

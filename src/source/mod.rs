@@ -4,9 +4,11 @@
 //! SQL; a source knows nothing of brokers.
 
 pub mod bell;
+pub mod overview;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::bell::Bell;
+use self::overview::Overview;
 use crate::config;
 use crate::error::BoxError;
 use crate::event::Event;
@@ -70,6 +73,18 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// ever; dropping it silences the bell.
     fn doorbell(&self) -> Option<(Bell, BoxFuture<'static, ()>)> {
         None
+    }
+
+    /// What the database says of the source and its ledgers, without taking part; the tables need not be fit for
+    /// anything else. `None`: this kind of source can't tell.
+    async fn overview(&self) -> Result<Option<Overview>, SourceError> {
+        Ok(None)
+    }
+
+    /// How many dead letters stand in the table, by sink; a sink without any is left out. `None`: this kind of
+    /// source can't tell.
+    async fn dead_letters(&self) -> Result<Option<BTreeMap<String, u64>>, SourceError> {
+        Ok(None)
     }
 
     /// A store for the ledger of `sink`.

@@ -9,12 +9,14 @@ mod inspect;
 mod lease;
 mod link;
 mod migrate;
+mod overview;
 mod reader;
 mod rows;
 mod sql;
 mod store;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +33,7 @@ use self::inspect::Facts;
 use self::link::Link;
 use self::sql::Names;
 use super::bell::Bell;
+use super::overview::Overview;
 use super::{Grant, LeaseId, LedgerStore, Reader, SinkStart, Source, SourceError, StoredLedger};
 use crate::config;
 use crate::ledger::RangeSet;
@@ -174,6 +177,14 @@ impl Source for Postgres {
             self.poll_interval,
         );
         Some((bell, Box::pin(doorbell.ring())))
+    }
+
+    async fn overview(&self) -> Result<Option<Overview>, SourceError> {
+        self.look().await.map(Some)
+    }
+
+    async fn dead_letters(&self) -> Result<Option<BTreeMap<String, u64>>, SourceError> {
+        self.count_dead_letters().await.map(Some)
     }
 
     fn ledger_store(&self, lease: &LeaseId, sink: &str) -> Box<dyn LedgerStore> {

@@ -18,6 +18,8 @@ pub const SINK: &str = "sink";
 pub const OUTCOME: &str = "outcome";
 /// Label: why a source was read (see [`Cause`]).
 pub const CAUSE: &str = "cause";
+/// Label: what settling did with a row (`mark`, `delete`, `expire`).
+pub const ACTION: &str = "action";
 
 /// Events that the sink's broker acknowledged.
 pub const EVENTS_PUBLISHED: &str = "outbox_events_published_total";
@@ -51,6 +53,10 @@ pub const WAKEUPS: &str = "outbox_wakeups_total";
 pub const LEASE_HELD: &str = "outbox_lease_held";
 /// Ranges of `seq` below the highest seen that are neither seen nor closed, in the reader that has most.
 pub const HOLES: &str = "outbox_holes";
+/// Rows that every ledger has and that were marked, deleted, or deleted because of their age.
+pub const SETTLED: &str = "outbox_settled_total";
+/// Rows found in holes that were taken for dead. They are delivered; anything but 0 is a bug or a broken table.
+pub const LATE_EVENTS: &str = "outbox_late_events_total";
 /// Always 1; its labels say which build this is.
 pub const BUILD_INFO: &str = "outbox_build_info";
 
@@ -111,6 +117,14 @@ pub fn describe() {
         HOLES,
         "Ranges of seq below the highest seen that are neither seen nor closed."
     );
+    describe_counter!(
+        SETTLED,
+        "Rows that every ledger has and that were marked or deleted, by action."
+    );
+    describe_counter!(
+        LATE_EVENTS,
+        "Rows found in holes that were taken for dead; must stay 0."
+    );
     describe_gauge!(BUILD_INFO, "Always 1; its labels say which build this is.");
 }
 
@@ -134,6 +148,7 @@ pub struct PipelineMetrics {
     pub unstored: Gauge,
     pub flush_duration: Histogram,
     wakeups: [Counter; Cause::ALL.len()],
+    pub late: Counter,
 }
 
 /// Why a pipeline reads.
@@ -232,6 +247,36 @@ impl PipelineMetrics {
             unstored: gauge!(UNSTORED, &pipeline),
             flush_duration: histogram!(FLUSH_DURATION, &pipeline),
             wakeups: Cause::ALL.map(|cause| wakeups(cause.label())),
+            late: counter!(LATE_EVENTS, SOURCE => source.to_owned()),
+        }
+    }
+}
+
+/// The handles of what settles one source.
+#[derive(Clone)]
+#[allow(missing_docs)] // each is described where its name stands
+pub struct SettleMetrics {
+    pub marked: Counter,
+    pub deleted: Counter,
+    pub expired: Counter,
+}
+
+impl std::fmt::Debug for SettleMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SettleMetrics").finish_non_exhaustive()
+    }
+}
+
+impl SettleMetrics {
+    /// The handles of `source`.
+    #[must_use]
+    pub fn new(source: &str) -> Self {
+        let settled =
+            |action: &'static str| counter!(SETTLED, SOURCE => source.to_owned(), ACTION => action);
+        Self {
+            marked: settled("mark"),
+            deleted: settled("delete"),
+            expired: settled("expire"),
         }
     }
 }

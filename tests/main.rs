@@ -4,13 +4,18 @@
 
 mod cli;
 mod delivery;
+mod demo;
+mod examples;
 mod faults;
 mod guard;
 mod lease;
+mod ledger;
 mod message;
 mod notify;
 mod order;
 mod queries;
+mod settle;
+mod sqlite;
 mod status;
 mod support;
 mod tls;

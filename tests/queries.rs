@@ -30,13 +30,21 @@ async fn at_a_million_rows_every_statement_that_touches_the_outbox_uses_its_inde
     .await;
     let database = Database::fresh_on(&server.url()).await;
     let stream = Stream::create(&nats::shared()).await;
-    let settings = Settings::of(&database).publishing_to(&stream);
+    let settings = Settings::of(&database)
+        .set("sources.main.after_delivery", "mark")
+        .set("sources.main.settle_interval", "200ms")
+        .publishing_to(&stream);
     migrate(&settings);
     database.execute(MILLION).await;
     database.execute("ANALYZE").await;
     database.insert("New", Some("first"), 10).await;
     let relay = Relay::ready(&settings).await;
     stream.await_len(10, Duration::from_secs(20)).await;
+    let marked = "SELECT marked @> int8range(1, 1000001) FROM outbox_source";
+    assert!(
+        database.value::<bool>(marked).await,
+        "what was marked before is not looked through"
+    );
 
     // From here on it is under way: a hole that stays, a hole that dies, many events.
     let begun = server.log().len();
@@ -61,6 +69,13 @@ async fn at_a_million_rows_every_statement_that_touches_the_outbox_uses_its_inde
     held.execute("COMMIT").await.expect("commit");
     held.close().await.expect("close");
     stream.await_len(5_011, Duration::from_secs(10)).await;
+    eventually("all are settled", Duration::from_secs(20), async || {
+        let sql = "SELECT count(*) FROM outbox WHERE seq > 1000000 AND sent_at IS NULL";
+        (database.value::<i64>(sql).await == 0).then_some(())
+    })
+    .await;
+    let settled = relay.metric("outbox_settled_total", &[]).await;
+    assert_eq!(settled, Some(5_011.0));
     relay.stop().await;
 
     let log = server.log();
@@ -75,6 +90,10 @@ async fn at_a_million_rows_every_statement_that_touches_the_outbox_uses_its_inde
         .count();
     report!("queries: {} plans, {indexed} by the index", plans.len());
     assert!(indexed >= 10, "the reads were seen");
+    assert!(
+        plans.iter().any(|plan| plan.contains("Tid Scan on outbox")),
+        "settling was seen"
+    );
     assert!(
         scans.is_empty(),
         "{} whole-table scans, one is:\n{}",

@@ -32,13 +32,15 @@ CREATE TABLE {schema}outbox_ledger (
     PRIMARY KEY (relay, source, sink)
 ) WITH (fillfactor = 25, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
--- Which table a source is, and the file of its sequence: a new file means that seq starts anew.
+-- Which table a source is, and the file of its sequence: a new file means that seq starts anew. What settling has
+-- done with the table's rows: marked is not looked at again, deleted is no hole.
 CREATE TABLE {schema}outbox_source (
     relay             text           NOT NULL,
     source            text           NOT NULL,
     table_name        text           NOT NULL,
     sequence_filenode oid            NOT NULL,
     deleted           int8multirange NOT NULL DEFAULT '{}',
+    marked            int8multirange NOT NULL DEFAULT '{}',
     PRIMARY KEY (relay, source)
 );
 
@@ -60,5 +62,6 @@ CREATE TABLE {schema}outbox_dead_letter (
     reason         text        NOT NULL,
     attempts       integer     NOT NULL,
     dead_at        timestamptz NOT NULL DEFAULT now(),
-    UNIQUE (relay, source, sink, seq)
+    -- With the event's id, for seq may start anew.
+    UNIQUE (relay, source, sink, seq, event_id)
 );

@@ -8,7 +8,9 @@ use tokio::time::MissedTickBehavior;
 use super::progress::Progress;
 use super::say;
 use crate::config::{Config, SourceKind};
+use crate::enqueue::NewEvent;
 use crate::error::BoxError;
+use crate::source::{EventWriter, SourceError};
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -57,7 +59,7 @@ fn parse_header(text: &str) -> Result<(String, String), String> {
 }
 
 pub(super) async fn run(config: &Config, args: &Args) -> Result<(), BoxError> {
-    emit(kind(config, args.source.as_deref())?, args).await
+    emit(writer(kind(config, args.source.as_deref())?)?, args).await
 }
 
 fn kind<'a>(config: &'a Config, source: Option<&str>) -> Result<&'a SourceKind, BoxError> {
@@ -88,12 +90,20 @@ fn kind<'a>(config: &'a Config, source: Option<&str>) -> Result<&'a SourceKind, 
     Ok(&source.kind)
 }
 
-#[cfg(feature = "postgres")]
-async fn emit(kind: &SourceKind, args: &Args) -> Result<(), BoxError> {
-    use crate::source::postgres::{NewEvent, Writer};
+fn writer(kind: &SourceKind) -> Result<Box<dyn EventWriter>, SourceError> {
+    match kind {
+        #[cfg(feature = "postgres")]
+        SourceKind::Postgres(postgres) => {
+            Ok(Box::new(crate::source::postgres::Writer::new(postgres)?))
+        }
+        #[cfg(feature = "sqlite")]
+        SourceKind::Sqlite(sqlite) => Ok(Box::new(crate::source::sqlite::Writer::new(sqlite))),
+        #[allow(unreachable_patterns)] // by the features of the build
+        kind => Err(kind.not_built()),
+    }
+}
 
-    let SourceKind::Postgres(postgres) = kind;
-    let mut writer = Writer::new(postgres)?;
+async fn emit(mut writer: Box<dyn EventWriter>, args: &Args) -> Result<(), BoxError> {
     let mut ticks = args.rate.map(|rate| {
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -125,9 +135,4 @@ async fn emit(kind: &SourceKind, args: &Args) -> Result<(), BoxError> {
         say(&format!("{} events", args.count))?;
     }
     Ok(())
-}
-
-#[cfg(not(feature = "postgres"))]
-async fn emit(_: &SourceKind, _: &Args) -> Result<(), BoxError> {
-    Err("this build has no PostgreSQL source".into())
 }

@@ -5,6 +5,7 @@ use clap::Args as ClapArgs;
 use super::say;
 use crate::config::{Config, SourceKind};
 use crate::error::BoxError;
+use crate::source::SourceError;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -38,26 +39,24 @@ pub(super) async fn migrate_all(config: &Config) -> Result<Vec<(String, String)>
     Ok(done)
 }
 
-#[cfg(feature = "postgres")]
-async fn migrate(kind: &SourceKind) -> Result<Vec<String>, BoxError> {
+async fn migrate(kind: &SourceKind) -> Result<Vec<String>, SourceError> {
     match kind {
-        SourceKind::Postgres(postgres) => Ok(crate::source::postgres::migrate(postgres).await?),
+        #[cfg(feature = "postgres")]
+        SourceKind::Postgres(postgres) => crate::source::postgres::migrate(postgres).await,
+        #[cfg(feature = "sqlite")]
+        SourceKind::Sqlite(sqlite) => crate::source::sqlite::migrate(sqlite).await,
+        #[allow(unreachable_patterns)] // by the features of the build
+        kind => Err(kind.not_built()),
     }
 }
 
-#[cfg(feature = "postgres")]
-fn printed(kind: &SourceKind) -> Result<String, BoxError> {
+fn printed(kind: &SourceKind) -> Result<String, SourceError> {
     match kind {
+        #[cfg(feature = "postgres")]
         SourceKind::Postgres(postgres) => Ok(crate::source::postgres::printed(postgres)),
+        #[cfg(feature = "sqlite")]
+        SourceKind::Sqlite(sqlite) => Ok(crate::source::sqlite::printed(sqlite)),
+        #[allow(unreachable_patterns)] // by the features of the build
+        kind => Err(kind.not_built()),
     }
-}
-
-#[cfg(not(feature = "postgres"))]
-async fn migrate(_: &SourceKind) -> Result<Vec<String>, BoxError> {
-    Err("this build has no PostgreSQL source".into())
-}
-
-#[cfg(not(feature = "postgres"))]
-fn printed(_: &SourceKind) -> Result<String, BoxError> {
-    Err("this build has no PostgreSQL source".into())
 }

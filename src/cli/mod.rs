@@ -3,7 +3,10 @@
 //! Standard output is for results, standard error for logs and errors.
 
 mod check;
+#[cfg(feature = "sqlite")]
+mod demo;
 mod emit;
+mod ledger;
 mod migrate;
 mod progress;
 mod run;
@@ -50,8 +53,25 @@ enum Command {
     Migrate(migrate::Args),
     /// Say what every source and every ledger is up to, from the database: also while no relay runs.
     Status(status::Args),
+    /// Look at what the sinks have, drop or rename what is left of a sink, start anew after a restore.
+    Ledger(ledger::Args),
     /// Insert events, for trying out.
     Emit(emit::Args),
+    /// See it work: drafts in a temporary SQLite outbox, relayed to standard output. Needs no server and no file.
+    #[cfg(feature = "sqlite")]
+    Demo(demo::Args),
+}
+
+impl Command {
+    /// What is logged unless `RUST_LOG` says otherwise.
+    fn log_level(&self) -> &'static str {
+        match self {
+            // Its story is told by its summary.
+            #[cfg(feature = "sqlite")]
+            Self::Demo(_) => "warn",
+            _ => "info",
+        }
+    }
 }
 
 /// Why a command failed.
@@ -79,8 +99,12 @@ pub fn main() -> Exit {
             return exit;
         }
     };
-    telemetry::init(cli.log_format);
+    let command = cli
+        .command
+        .unwrap_or_else(|| Command::Run(run::Args::default()));
+    telemetry::init(cli.log_format, command.log_level());
     // One crypto provider for every connection. It fails only if there is one already.
+    #[cfg(any(feature = "postgres", feature = "nats"))]
     rustls::crypto::ring::default_provider()
         .install_default()
         .ok();
@@ -91,17 +115,17 @@ pub fn main() -> Exit {
         Ok(runtime) => runtime,
         Err(error) => return failed(Failure::Other(error.into())),
     };
-    let result = runtime.block_on(Box::pin(execute(cli)));
+    let result = runtime.block_on(Box::pin(execute(command, cli.config)));
     runtime.shutdown_timeout(RUNTIME_GRACE);
     result.map_or_else(failed, |()| Exit::Clean)
 }
 
-async fn execute(cli: Cli) -> Result<(), Failure> {
-    let command = cli
-        .command
-        .unwrap_or_else(|| Command::Run(run::Args::default()));
-    let loaded =
-        Config::load(cli.config.as_deref(), &Overrides::none()).map_err(Failure::Config)?;
+async fn execute(command: Command, file: Option<PathBuf>) -> Result<(), Failure> {
+    #[cfg(feature = "sqlite")]
+    if let Command::Demo(args) = &command {
+        return demo::run(args).await.map_err(Failure::Other);
+    }
+    let loaded = Config::load(file.as_deref(), &Overrides::none()).map_err(Failure::Config)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -111,7 +135,11 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Check(args) => check::run(&config, &args).await,
         Command::Migrate(args) => migrate::run(&config, &args).await,
         Command::Status(args) => status::run(&config, &args).await,
+        Command::Ledger(args) => ledger::run(&config, &args).await,
         Command::Emit(args) => emit::run(&config, &args).await,
+        // Done above.
+        #[cfg(feature = "sqlite")]
+        Command::Demo(_) => Ok(()),
     }
     .map_err(Failure::Other)
 }

@@ -14,10 +14,10 @@ pub(super) enum LogFormat {
     Json,
 }
 
-/// Starts logging: at `info`, the clients at `warn`, or as `RUST_LOG` says.
-pub(super) fn init(format: LogFormat) {
+/// Starts logging: this program at `level` and its clients at `warn`, or as `RUST_LOG` says.
+pub(super) fn init(format: LogFormat, level: &str) {
     let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn,async_nats=warn"));
+        .unwrap_or_else(|_| EnvFilter::new(format!("{level},sqlx=warn,async_nats=warn")));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

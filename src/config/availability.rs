@@ -10,13 +10,15 @@ fn not_in_this_build(what: &str, instead: &str) -> String {
 
 /// Whether a source of this known type can be run.
 pub(super) fn source_type(name: &str) -> Result<(), String> {
-    match name {
-        "postgres" => Ok(()),
-        _ => Err(not_in_this_build(
-            &format!("type `{name}`"),
-            ": use postgres",
-        )),
+    if (name == "postgres" && cfg!(feature = "postgres"))
+        || (name == "sqlite" && cfg!(feature = "sqlite"))
+    {
+        return Ok(());
     }
+    Err(not_in_this_build(
+        &format!("type `{name}`"),
+        &format!(", which was made without the feature `{name}`: use one that has it"),
+    ))
 }
 
 /// Whether a sink of this known type can be run.

@@ -11,9 +11,7 @@ use super::nearest::did_you_mean;
 use super::report::Report;
 use super::schema::keys_of;
 use super::table::{describe, table};
-use super::typed::{
-    Root, Route, Sink, SinkCommon, SinkKind, Source, SourceCommon, SourceKind, Sqlite,
-};
+use super::typed::{Root, Route, Sink, SinkCommon, SinkKind, Source, SourceCommon, SourceKind};
 
 /// Types of sources and of sinks, as `type` names them.
 pub(super) const SOURCE_TYPES: [&str; 2] = ["postgres", "sqlite"];
@@ -112,10 +110,7 @@ fn source(path: &KeyPath, dict: Dict, report: &mut Report) -> Source {
         Some("postgres") => Some(SourceKind::Postgres(Box::new(own_table(
             path, own, &also, report,
         )))),
-        Some("sqlite") => {
-            own_table::<Sqlite>(path, own, &also, report);
-            Some(SourceKind::Sqlite)
-        }
+        Some("sqlite") => Some(SourceKind::Sqlite(own_table(path, own, &also, report))),
         _ => None,
     };
     Source { common, kind }

@@ -60,15 +60,20 @@ pub struct Source {
     pub after_delivery: AfterDelivery,
     /// Settled events older than this are deleted.
     pub retention: Option<Duration>,
+    /// How often delivered rows are settled.
+    pub settle_interval: Duration,
     /// What kind of database it is.
     pub kind: SourceKind,
 }
 
 /// What `type` a source has, with that type's own settings.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant)] // there are a handful of sources
 pub enum SourceKind {
     /// `type = "postgres"`
     Postgres(Postgres),
+    /// `type = "sqlite"`
+    Sqlite(Sqlite),
 }
 
 /// Settings of a PostgreSQL source.
@@ -86,6 +91,15 @@ pub struct Postgres {
     pub wait_for_flush: bool,
     /// Files for TLS; whether TLS is used is said by the URL's `sslmode`, `verify-full` where `ca` is set.
     pub tls: Option<Tls>,
+}
+
+/// Settings of a SQLite source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sqlite {
+    /// The database file.
+    pub path: PathBuf,
+    /// The outbox table.
+    pub table: String,
 }
 
 /// How a source is watched.

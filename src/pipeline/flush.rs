@@ -9,6 +9,8 @@ pub(super) struct Ledger {
     delivered: RangeSet,
     /// Closed holes that are still to be looked at once more.
     closed: RangeSet,
+    /// Those of them that were closed before the last look: the next one is theirs.
+    aged: RangeSet,
     /// Refused events: they count as delivered once they are stored as dead letters.
     refused: Vec<DeadLetter>,
     dirty: bool,
@@ -26,6 +28,7 @@ impl Ledger {
     pub(super) fn new(stored: StoredLedger) -> Self {
         Self {
             delivered: stored.delivered,
+            aged: stored.closed.clone(),
             closed: stored.closed,
             refused: Vec::new(),
             dirty: false,
@@ -61,6 +64,29 @@ impl Ledger {
         self.closed
             .remove_range(i64::MIN, oldest_kept.unwrap_or(i64::MIN));
         self.dirty = true;
+    }
+
+    /// Whether there are closed holes to be looked at once more.
+    pub(super) fn has_closed(&self) -> bool {
+        !self.closed.is_empty()
+    }
+
+    /// The closed holes whose time has come, as they have been closed for a while.
+    pub(super) fn aged(&self) -> &RangeSet {
+        &self.aged
+    }
+
+    /// From now on it is the turn of all that are closed.
+    pub(super) fn age(&mut self) {
+        self.aged = self.closed.clone();
+    }
+
+    /// `looked` was looked at, and `late` found there: it is still to be delivered. The rest needs nothing more.
+    pub(super) fn looked_at(&mut self, looked: &RangeSet, late: &RangeSet) {
+        self.delivered.subtract(late);
+        self.closed.subtract(looked);
+        self.age();
+        self.dirty |= !looked.is_empty();
     }
 
     /// The broker refused an event for good.
@@ -159,6 +185,25 @@ mod tests {
         );
         ledger.flushed(&pending);
         assert_eq!(ledger.begin_flush().flush.delivered, "{[1,4)}");
+    }
+
+    #[test]
+    fn a_closed_hole_is_looked_at_between_one_and_two_looks_later() {
+        let range = |first, end| RangeSet::from_iter([(first, end)]);
+        let mut ledger = ledger();
+        ledger.closed(&range(1, 5));
+        assert!(ledger.has_closed() && ledger.aged().is_empty());
+        ledger.age();
+        assert_eq!(ledger.aged(), &range(1, 5));
+        ledger.closed(&range(8, 9));
+        ledger.looked_at(&range(1, 5), &range(2, 3));
+        let flush = ledger.begin_flush().flush;
+        assert_eq!(
+            flush.delivered, "{[1,2),[3,5),[8,9)}",
+            "2 is still to be delivered"
+        );
+        assert_eq!(flush.closed, "{[8,9)}");
+        assert_eq!(ledger.aged(), &range(8, 9));
     }
 
     #[test]

@@ -2,25 +2,34 @@
 //!
 //! One task per source, which owns everything of it; the tasks share nothing but the configuration.
 
+mod builder;
 mod census;
+mod janitor;
 mod keeper;
 mod session;
 mod sinks;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+pub use tokio_util::sync::CancellationToken;
 
 use self::session::SourceTask;
-use crate::config::{Config, SourceKind};
+use crate::config::Config;
+use crate::sink::BoxSink;
+use crate::source::bookkeeping::Bookkeeping;
 use crate::source::{Source, SourceError};
 use crate::status::{SourceState, Status};
+
+pub use self::builder::RelayBuilder;
 
 /// A relay that has not been started.
 #[derive(Debug)]
 pub struct Relay {
     config: Arc<Config>,
+    /// Sinks by name that are the program's own.
+    publishers: Arc<BTreeMap<String, BoxSink>>,
     status: Status,
 }
 
@@ -36,6 +45,9 @@ pub enum RelayError {
         #[source]
         source: SourceError,
     },
+    /// A publisher was given for a sink that the configuration does not have.
+    #[error("a publisher was given for the sink {0}, which the configuration does not have")]
+    NoSuchSink(String),
     /// A task died of a bug; the others were stopped.
     #[error("the task of a source died")]
     Died(#[source] tokio::task::JoinError),
@@ -51,8 +63,15 @@ impl Relay {
         }
         Self {
             config: Arc::new(config),
+            publishers: Arc::default(),
             status,
         }
+    }
+
+    /// A relay with this configuration and publishers of the program's own.
+    #[must_use]
+    pub fn builder(config: Config) -> RelayBuilder {
+        RelayBuilder::new(config)
     }
 
     /// What it is doing, for probes.
@@ -71,12 +90,13 @@ impl Relay {
         let stop = stop.child_token();
         let mut tasks = JoinSet::new();
         let mut outcome = Ok(());
-        for (name, config) in &self.config.sources {
+        for (name, source_config) in &self.config.sources {
             match open(&self.config, name) {
                 Ok(source) => {
                     let task = SourceTask {
                         config: Arc::clone(&self.config),
-                        source_config: config.clone(),
+                        publishers: Arc::clone(&self.publishers),
+                        source_config: source_config.clone(),
                         source,
                         status: self.status.clone(),
                         stop: stop.clone(),
@@ -118,14 +138,42 @@ pub fn open(config: &Config, name: &str) -> Result<Arc<dyn Source>, SourceError>
     };
     match &source.kind {
         #[cfg(feature = "postgres")]
-        SourceKind::Postgres(postgres) => {
+        crate::config::SourceKind::Postgres(postgres) => {
             let source = crate::source::postgres::Postgres::new(&config.relay, source, postgres)?;
             Ok(Arc::new(source))
         }
-        #[cfg(not(feature = "postgres"))]
-        SourceKind::Postgres(_) => Err(SourceError::Refused(
-            "this build has no PostgreSQL source: build it with the feature `postgres`".into(),
+        #[cfg(feature = "sqlite")]
+        crate::config::SourceKind::Sqlite(sqlite) => {
+            let source = crate::source::sqlite::Sqlite::new(&config.relay, source, sqlite);
+            Ok(Arc::new(source))
+        }
+        #[allow(unreachable_patterns)] // by the features of the build
+        kind => Err(kind.not_built()),
+    }
+}
+
+/// The ledgers of the source of this name, for commands.
+///
+/// # Errors
+/// If its settings can't be used, its URL for example.
+pub fn bookkeeping(config: &Config, name: &str) -> Result<Box<dyn Bookkeeping>, SourceError> {
+    let Some(source) = config.sources.get(name) else {
+        return Err(SourceError::Refused(format!(
+            "there is no source {name} in the configuration"
+        )));
+    };
+    match &source.kind {
+        #[cfg(feature = "postgres")]
+        crate::config::SourceKind::Postgres(postgres) => {
+            let source = crate::source::postgres::Postgres::new(&config.relay, source, postgres)?;
+            Ok(Box::new(source))
+        }
+        #[cfg(feature = "sqlite")]
+        crate::config::SourceKind::Sqlite(_) => Err(SourceError::Refused(
+            "the commands on ledgers don't know SQLite yet: use the table outbox_ledger".into(),
         )),
+        #[allow(unreachable_patterns)] // by the features of the build
+        kind => Err(kind.not_built()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! A source from start to stop: sessions, each of which holds the lease once.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,14 +10,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::census::Census;
+use super::janitor::Janitor;
 use super::keeper::keep;
 use super::sinks::PipelineTask;
 use crate::backoff::Backoff;
-use crate::config::{self, Config};
+use crate::config::{self, Config, SinkKind};
 use crate::error::chain;
 use crate::lease::Lease;
-use crate::metrics::{LEASE_HELD, PipelineMetrics, SOURCE};
+use crate::metrics::{LEASE_HELD, PipelineMetrics, SOURCE, SettleMetrics};
 use crate::pipeline::Exit;
+use crate::sink::BoxSink;
 use crate::source::bell::Bell;
 use crate::source::{
     Grant, LeaseId, STANDBY_INTERVAL, SinkStart, Source, SourceError, StoredLedger,
@@ -36,6 +39,7 @@ const LOST_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct SourceTask {
     pub(super) config: Arc<Config>,
+    pub(super) publishers: Arc<BTreeMap<String, BoxSink>>,
     pub(super) source_config: config::Source,
     pub(super) source: Arc<dyn Source>,
     pub(super) status: Status,
@@ -137,7 +141,6 @@ impl SourceTask {
                     self.inspect_again(&grant.lease).await?;
                 }
                 tracing::info!(source = name, "the lease is held by this relay");
-                self.status.set_source(name, SourceState::Active);
                 return Ok(Some(grant));
             }
             if !standby {
@@ -187,6 +190,7 @@ impl SourceTask {
             &self.status,
         );
         let mut census = AbortOnDropHandle::new(tokio::spawn(census.run()));
+        let mut janitor = self.janitor(&grant.lease, &lease);
         let mut session = Session {
             task: self,
             id: grant.lease,
@@ -198,13 +202,16 @@ impl SourceTask {
         for ledger in grant.ledgers {
             session.start(ledger.sink.clone(), Some(ledger), Duration::ZERO);
         }
-        let end = session.run(&mut keeper).await;
+        // Only now: ready means that every sink is, too.
+        self.status
+            .set_source(&self.source_config.name, SourceState::Active);
+        let end = session.run(&mut keeper, &mut janitor).await;
         session.lease.revoke();
         session.pipelines.shutdown().await;
         // Ended, and not only told to: the next session's sets the same gauges.
         census.abort();
         (&mut census).await.ok();
-        drop(keeper);
+        drop((keeper, janitor));
         if end == End::Stopped
             && let Err(error) = self.source.release(&session.id).await
         {
@@ -216,11 +223,32 @@ impl SourceTask {
         end
     }
 
+    /// Settles for as long as the session lasts. A mock is no broker: what only mocks have is not settled.
+    fn janitor(&self, id: &LeaseId, lease: &Lease) -> AbortOnDropHandle<()> {
+        let real = |sink: &config::Sink| !matches!(sink.kind, SinkKind::Mock(_));
+        if !self.fed_sinks().any(real) {
+            return AbortOnDropHandle::new(tokio::spawn(std::future::pending()));
+        }
+        let janitor = Janitor {
+            source: Arc::clone(&self.source),
+            id: id.clone(),
+            lease: lease.clone(),
+            interval: self.source_config.settle_interval,
+            metrics: SettleMetrics::new(&self.source_config.name),
+        };
+        let span = tracing::info_span!("janitor", source = self.source_config.name);
+        let running = tracing::Instrument::instrument(janitor.run(), span);
+        AbortOnDropHandle::new(tokio::spawn(running))
+    }
+
     /// The sinks that this source feeds.
-    fn sinks(&self) -> Vec<SinkStart> {
+    fn fed_sinks(&self) -> impl Iterator<Item = &config::Sink> {
         let fed = |sink: &&config::Sink| sink.inputs.contains(&self.source_config.name);
-        let sinks = self.config.sinks.values().filter(fed);
-        sinks
+        self.config.sinks.values().filter(fed)
+    }
+
+    fn sinks(&self) -> Vec<SinkStart> {
+        self.fed_sinks()
             .map(|sink| SinkStart {
                 sink: sink.name.clone(),
                 start: sink.start,
@@ -243,6 +271,7 @@ impl Session<'_> {
         };
         let pipeline = PipelineTask {
             config: Arc::clone(&task.config),
+            publisher: task.publishers.get(&sink).cloned(),
             source_config: task.source_config.clone(),
             sink_config: sink_config.clone(),
             source: Arc::clone(&task.source),
@@ -261,10 +290,18 @@ impl Session<'_> {
     }
 
     /// Until every pipeline has stopped, or the session is lost.
-    async fn run(&mut self, keeper: &mut AbortOnDropHandle<()>) -> End {
+    async fn run(
+        &mut self,
+        keeper: &mut AbortOnDropHandle<()>,
+        janitor: &mut AbortOnDropHandle<()>,
+    ) -> End {
         loop {
             tokio::select! {
                 _ = &mut *keeper => return End::Lost,
+                _ = &mut *janitor => {
+                    tracing::error!("the task that settles events died of a bug, the session starts anew");
+                    return End::Lost;
+                }
                 Some(ended) = self.pipelines.join_next_with_id() => {
                     if self.pipeline_ended(ended) == Some(End::Lost) {
                         return End::Lost;

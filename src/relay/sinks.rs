@@ -24,6 +24,8 @@ use crate::status::PipelineStatus;
 #[derive(Debug)]
 pub(super) struct PipelineTask {
     pub(super) config: Arc<Config>,
+    /// The sink, if it is the program's own.
+    pub(super) publisher: Option<BoxSink>,
     pub(super) source_config: config::Source,
     pub(super) sink_config: config::Sink,
     pub(super) source: Arc<dyn Source>,
@@ -113,6 +115,9 @@ impl PipelineTask {
     }
 
     async fn connected(&self) -> BoxSink {
+        if let Some(publisher) = &self.publisher {
+            return publisher.clone();
+        }
         let mut backoff = Backoff::sink(self.sink_config.retry);
         loop {
             self.status.beat();
@@ -153,6 +158,7 @@ impl PipelineTask {
 }
 
 /// Makes a sink. To add a kind, add its arm.
+#[cfg_attr(not(feature = "nats"), allow(unused_variables))] // only brokers are told who connects
 async fn connect(relay: &config::Relay, sink: &config::Sink) -> Result<BoxSink, ConnectError> {
     match &sink.kind {
         SinkKind::Stdout => Ok(BoxSink::new(StdoutSink::new())),

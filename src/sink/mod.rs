@@ -16,6 +16,7 @@ pub mod jetstream;
 pub mod mock;
 #[cfg(feature = "nats")]
 mod nats;
+pub mod publisher;
 pub mod stdout;
 
 use std::sync::Arc;

@@ -4,9 +4,15 @@
 //! SQL; a source knows nothing of brokers.
 
 pub mod bell;
+pub mod bookkeeping;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) mod headers;
 pub mod overview;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+mod writer;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,6 +29,8 @@ use crate::config;
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::ledger::RangeSet;
+
+pub use self::writer::EventWriter;
 
 /// How long a lease lasts, by the database's clock, unless it is renewed.
 pub const LEASE_TTL: Duration = Duration::from_secs(10);
@@ -87,6 +95,11 @@ pub trait Source: Send + Sync + std::fmt::Debug {
         Ok(None)
     }
 
+    /// What settles delivered rows as the configuration says. `None`: this source keeps every row as it is.
+    async fn settler(&self, _lease: &LeaseId) -> Result<Option<Box<dyn Settler>>, SourceError> {
+        Ok(None)
+    }
+
     /// A store for the ledger of `sink`.
     fn ledger_store(&self, lease: &LeaseId, sink: &str) -> Box<dyn LedgerStore>;
 }
@@ -101,6 +114,12 @@ pub trait Reader: Send {
     /// Events that were read before, once more, in the order of `seq`; those that don't fit into `bytes` are
     /// left out at the end, never the first. Rows that are gone are named by [`Fetched::gone`].
     async fn fetch(&mut self, seqs: &[i64], bytes: usize) -> Result<Fetched, SourceError>;
+
+    /// Looks once more into holes that were closed, and returns the rows found there after all: their holes are
+    /// open again, so that the next read shows them. A source without holes finds nothing.
+    async fn look_again(&mut self, _closed: &RangeSet) -> Result<RangeSet, SourceError> {
+        Ok(RangeSet::new())
+    }
 
     /// How long an idle pipeline waits at most before it reads again, even if no bell rings.
     fn idle_wait(&self) -> Duration;
@@ -140,6 +159,33 @@ pub trait LedgerStore: Send {
     /// [`SourceError::Fenced`] if the token on the ledger, or the incarnation of the server, is another: nothing
     /// was written.
     async fn flush(&mut self, flush: &Flush) -> Result<(), SourceError>;
+}
+
+/// Settles rows that every ledger has: marks or deletes them, and deletes those that are older than the retention.
+#[async_trait]
+pub trait Settler: Send {
+    /// One bounded step: a few thousand of the lowest rows that *every* ledger stored for the table has, whatever
+    /// relay or sink it belongs to, as the ledgers are at that moment; a closed hole counts only once it is no
+    /// longer among a ledger's `closed`. What was deleted is recorded, so that its gap is no hole to a ledger that
+    /// starts later. It must be safe against a ledger that is changed or added meanwhile, and against a lease that
+    /// was lost: only the ledgers decide.
+    ///
+    /// # Errors
+    /// [`SourceError::Changed`] if the server or the sequence is another than that of the lease: nothing was done.
+    async fn settle(&mut self) -> Result<Settled, SourceError>;
+}
+
+/// What one step of a [`Settler`] did.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Settled {
+    /// Rows marked as sent.
+    pub marked: u64,
+    /// Rows deleted after delivery.
+    pub deleted: u64,
+    /// Rows deleted because of their age.
+    pub expired: u64,
+    /// Whether another step has more to do at once.
+    pub more: bool,
 }
 
 /// What a flush writes.
@@ -206,6 +252,20 @@ pub struct StoredLedger {
     pub delivered: RangeSet,
     /// Holes closed and not yet looked at once more.
     pub closed: RangeSet,
+}
+
+impl config::SourceKind {
+    /// The error of a command that needs a kind of source which this build lacks.
+    #[must_use]
+    pub fn not_built(&self) -> SourceError {
+        let feature = match self {
+            Self::Postgres(_) => "postgres",
+            Self::Sqlite(_) => "sqlite",
+        };
+        SourceError::Refused(format!(
+            "this build has no source of type {feature}: build it with the feature `{feature}`"
+        ))
+    }
 }
 
 /// What went wrong with a source, and so what becomes of the session.

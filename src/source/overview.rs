@@ -76,9 +76,7 @@ impl LedgerOverview {
     /// The lowest `seq` that the ledger lacks, whether or not there is a row.
     #[must_use]
     pub fn lowest_undelivered(&self) -> i64 {
-        let gap = self.delivered.gaps_from(1).iter().next();
-        let lowest = gap.map(|(first, _)| first).or(self.delivered.end());
-        lowest.unwrap_or(1).max(1)
+        self.delivered.lowest_missing(1)
     }
 
     /// The highest `seq` that the ledger has.

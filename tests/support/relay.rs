@@ -29,10 +29,18 @@ pub(crate) fn run(settings: &Settings, arguments: &[&str]) -> Ended {
     let folder = TemporaryFolder::new("command");
     let file = folder.write("outbox.toml", settings.toml());
     let mut command = program();
+    ended(command.args(arguments).arg("--config").arg(file))
+}
+
+/// Runs a command to its end in an empty folder, without a configuration file.
+pub(crate) fn run_alone(arguments: &[&str]) -> Ended {
+    let folder = TemporaryFolder::new("command");
+    let mut command = program();
+    ended(command.args(arguments).current_dir(folder.path()))
+}
+
+fn ended(command: &mut Command) -> Ended {
     let output = command
-        .args(arguments)
-        .arg("--config")
-        .arg(file)
         .stdin(Stdio::null())
         .output()
         .expect("run the relay's binary");
@@ -67,6 +75,7 @@ pub(crate) struct Relay {
     process: Process,
     admin: u16,
     stdout: Arc<Mutex<Vec<String>>>,
+    collector: Option<std::thread::JoinHandle<()>>,
     _folder: TemporaryFolder,
 }
 
@@ -87,11 +96,12 @@ impl Relay {
         let stdout = Arc::default();
         let pipe = process.take_stdout().expect("a pipe");
         let lines = Arc::clone(&stdout);
-        std::thread::spawn(move || collect(pipe, &lines));
+        let collector = std::thread::spawn(move || collect(pipe, &lines));
         Self {
             process,
             admin,
             stdout,
+            collector: Some(collector),
             _folder: folder,
         }
     }
@@ -157,6 +167,18 @@ impl Relay {
 
     pub(crate) fn exited(&mut self) -> Option<ExitStatus> {
         self.process.exited()
+    }
+
+    /// Sends a signal, waits for the end, and returns every line of standard output up to there.
+    pub(crate) async fn output_after(mut self, signal: Signal) -> Vec<String> {
+        self.signal(signal);
+        self.exit(Duration::from_secs(15)).await;
+        let collector = self.collector.take().expect("taken once");
+        tokio::task::spawn_blocking(|| collector.join())
+            .await
+            .expect("joined")
+            .expect("the collector lives");
+        self.stdout()
     }
 
     /// `SIGTERM`, and a clean exit.

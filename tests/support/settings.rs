@@ -30,6 +30,17 @@ impl Settings {
             .set("sources.main.after_delivery", "keep")
     }
 
+    /// A source `main` on this SQLite file, and a sink `lines` that prints.
+    pub(crate) fn of_file(file: &Path) -> Self {
+        Self(Table::new())
+            .set("relay.name", "test")
+            .set("sources.main.type", "sqlite")
+            .set_file("sources.main.path", file)
+            .set("sources.main.poll_interval", "20ms")
+            .set("sinks.lines.type", "stdout")
+            .set("sinks.lines.flush_interval", "100ms")
+    }
+
     /// With a sink `events` that publishes into a stream, which exists already.
     pub(crate) fn publishing_to(self, stream: &Stream) -> Self {
         self.publishing("events", stream)

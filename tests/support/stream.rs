@@ -91,6 +91,12 @@ impl Stream {
         Self { url, name }
     }
 
+    /// A stream that somebody else has created.
+    pub(crate) fn existing(url: &str, name: &str) -> Self {
+        let (url, name) = (url.to_owned(), name.to_owned());
+        Self { url, name }
+    }
+
     /// A subject that the stream captures.
     pub(crate) fn subject(&self, rest: &str) -> String {
         format!("{}.{rest}", self.name)

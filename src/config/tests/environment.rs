@@ -12,7 +12,9 @@ fn alone(variables: &[(&str, &str)]) -> Result<Loaded, ConfigErrors> {
 }
 
 fn url(config: &Config, source: &str) -> String {
-    let SourceKind::Postgres(postgres) = &config.sources[source].kind;
+    let SourceKind::Postgres(postgres) = &config.sources[source].kind else {
+        panic!("it is a PostgreSQL source");
+    };
     postgres.url.expose().to_owned()
 }
 
@@ -114,7 +116,9 @@ fn the_environment_alone_is_enough() {
 fn the_environment_alone_is_real_time_with_jetstream_only() {
     let mode = |variables: &[(&str, &str)]| {
         let config = alone(variables).expect("fine").config;
-        let SourceKind::Postgres(postgres) = &config.sources["default"].kind;
+        let SourceKind::Postgres(postgres) = &config.sources["default"].kind else {
+            panic!("it is a PostgreSQL source");
+        };
         postgres.mode
     };
     let notify = |seconds| Mode::Notify {

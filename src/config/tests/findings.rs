@@ -206,14 +206,6 @@ fn types() {
 
 #[test]
 fn what_is_not_built_yet() {
-    check(
-        "[sources.a]\ntype = 'sqlite'\npath = 'x'\n[sinks.b]\ntype = 'stdout'\n",
-        &[(
-            "sources.a.type",
-            2,
-            "type `sqlite` is not available in this build: use postgres",
-        )],
-    );
     for (name, key) in [
         ("kafka", "topic"),
         ("nats", "subject"),

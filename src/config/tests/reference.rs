@@ -36,7 +36,9 @@ fn the_reference_loads_as_it_stands() {
         &super::env(&[("DATABASE_URL", "postgres://other")]),
     )
     .expect("fine");
-    let crate::config::SourceKind::Postgres(postgres) = &loaded.config.sources["draft"].kind;
+    let crate::config::SourceKind::Postgres(postgres) = &loaded.config.sources["draft"].kind else {
+        panic!("it is a PostgreSQL source");
+    };
     assert_eq!(postgres.url.expose(), "postgres://other");
 }
 

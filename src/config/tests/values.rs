@@ -20,7 +20,9 @@ fn defaults() {
     assert_eq!(source.poll_interval, Duration::from_secs(5));
     assert_eq!(source.after_delivery, AfterDelivery::Mark);
     assert_eq!(source.retention, None);
-    let SourceKind::Postgres(postgres) = &source.kind;
+    let SourceKind::Postgres(postgres) = &source.kind else {
+        panic!("it is a PostgreSQL source");
+    };
     let fallback = Duration::from_secs(30);
     assert_eq!(postgres.mode, Mode::Notify { fallback });
     assert!(!postgres.wait_for_flush && postgres.tls.is_none());
@@ -121,7 +123,9 @@ fn tables_and_columns() {
                 columns = { aggregate_id = 'draft_id', headers = false, sent_at = 'false' }\n\
                 tls = { ca = 'ca.pem', cert = 'c', key = 'k' }\n";
     let config = load(text).config;
-    let SourceKind::Postgres(postgres) = &config.sources["a"].kind;
+    let SourceKind::Postgres(postgres) = &config.sources["a"].kind else {
+        panic!("it is a PostgreSQL source");
+    };
     let table = TableName {
         schema: Some("App".to_owned()),
         name: "Outbox".to_owned(),

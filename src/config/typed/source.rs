@@ -20,8 +20,8 @@ pub(in crate::config) struct Source {
 pub(in crate::config) enum SourceKind {
     /// `type = "postgres"`
     Postgres(Box<Postgres>),
-    /// `type = "sqlite"`: not built yet, so its keys are checked and nobody reads them.
-    Sqlite,
+    /// `type = "sqlite"`
+    Sqlite(Sqlite),
 }
 
 /// Keys of every `[sources.NAME]`.
@@ -37,6 +37,8 @@ pub(in crate::config) struct SourceCommon {
     pub(in crate::config) after_delivery: Option<String>,
     /// Rows that every sink has are deleted when they are older than this. Default: never.
     pub(in crate::config) retention: Option<DurationText>,
+    /// How often rows that every sink has are settled: marked, deleted or found too old. Default "1s".
+    pub(in crate::config) settle_interval: Option<DurationText>,
 }
 
 /// Keys of a source of type `postgres`.

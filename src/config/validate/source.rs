@@ -1,5 +1,6 @@
 //! `[sources.NAME]`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::scalar::{
@@ -12,7 +13,7 @@ use crate::config::finding::KeyPath;
 use crate::config::report::Report;
 use crate::config::typed::{self, ColumnName};
 use crate::config::validated::{
-    AfterDelivery, Columns, Mode, Postgres, Source, SourceKind, TableName,
+    AfterDelivery, Columns, Mode, Postgres, Source, SourceKind, Sqlite, TableName,
 };
 
 const AFTER_DELIVERY: [(&str, AfterDelivery); 3] = [
@@ -58,6 +59,13 @@ pub(super) fn source(
             "does nothing: after_delivery = \"delete\" leaves no row to delete later",
         );
     }
+    let settle_interval = duration(
+        report,
+        &path.key("settle_interval"),
+        common.settle_interval.as_ref(),
+        SECOND,
+        Duration::from_millis(10)..=DAY,
+    );
     let batch_size = count(
         report,
         &path.key("batch_size"),
@@ -72,23 +80,26 @@ pub(super) fn source(
         5 * SECOND,
         Duration::from_millis(1)..=HOUR,
     );
-    let kind = match typed.kind.as_ref()? {
+    let (type_name, kind) = match typed.kind.as_ref()? {
         typed::SourceKind::Postgres(typed) => {
-            SourceKind::Postgres(postgres(path, typed, after_delivery, report))
+            let postgres = postgres(path, typed, after_delivery, report);
+            ("postgres", SourceKind::Postgres(postgres))
         }
-        typed::SourceKind::Sqlite => {
-            if let Err(message) = availability::source_type("sqlite") {
-                report.error(&path.key("type"), message);
-            }
-            return None;
+        typed::SourceKind::Sqlite(typed) => {
+            ("sqlite", SourceKind::Sqlite(sqlite(path, typed, report)))
         }
     };
+    if let Err(message) = availability::source_type(type_name) {
+        report.error(&path.key("type"), message);
+        return None;
+    }
     Some(Source {
         name: key.to_owned(),
         batch_size,
         poll_interval,
         after_delivery,
         retention,
+        settle_interval,
         kind,
     })
 }
@@ -121,6 +132,27 @@ fn postgres(
             .tls
             .as_ref()
             .map(|typed| tls(&path.key("tls"), typed, report)),
+    }
+}
+
+fn sqlite(path: &KeyPath, typed: &typed::Sqlite, report: &mut Report) -> Sqlite {
+    const EXAMPLE: &str = "write the path of the database file, such as \"/var/lib/app/app.db\"";
+    let key = path.key("path");
+    let file = report.required(&key, typed.path.as_deref(), EXAMPLE);
+    let file = file.unwrap_or_default();
+    if typed.path.is_some() && file.is_empty() {
+        report.error(&key, format!("is empty: {EXAMPLE}"));
+    } else if file.starts_with(":memory:") || file.starts_with("file:") || file.contains('\0') {
+        report.error(
+            &key,
+            format!("names no file that others can write to: {EXAMPLE}"),
+        );
+    }
+    let table = typed.table.as_deref().unwrap_or("outbox");
+    identifier(report, &path.key("table"), table);
+    Sqlite {
+        path: PathBuf::from(file),
+        table: table.to_owned(),
     }
 }
 

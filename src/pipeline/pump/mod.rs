@@ -4,6 +4,7 @@
 //! never waits for one thing while another could go on. Its parts: [`publishing`](self) hands events to the
 //! stack and acts on verdicts, [`reading`](self) keeps events coming, [`storing`](self) keeps the ledger.
 
+mod looking;
 mod publishing;
 mod reading;
 mod storing;
@@ -84,6 +85,8 @@ pub struct Limits {
     pub max_parked: usize,
     /// The time between two flushes.
     pub flush_interval: Duration,
+    /// The time between two looks into closed holes.
+    pub look_interval: Duration,
     /// How long a stop waits for acknowledgements.
     pub drain: Duration,
 }
@@ -98,6 +101,7 @@ impl Limits {
             max_bytes: sink.max_in_flight_bytes,
             max_parked: sink.max_parked,
             flush_interval: sink.flush_interval,
+            look_interval: source.settle_interval,
             drain: relay.shutdown_timeout,
         }
     }
@@ -154,6 +158,8 @@ pub struct Pump {
     /// What the last read left, at most.
     unread: u64,
     holes: usize,
+    /// When closed holes are looked at once more.
+    look_at: Instant,
     store: Option<Box<dyn LedgerStore>>,
     flushing: Option<Flushing>,
     flush_at: Instant,
@@ -193,6 +199,7 @@ impl Pump {
             read_backoff: Backoff::source(),
             unread: 0,
             holes: 0,
+            look_at: now,
             store: Some(parts.store),
             flushing: None,
             flush_at: now,
@@ -209,6 +216,7 @@ impl Pump {
             let now = Instant::now();
             self.tick(now);
             self.dispatch(now);
+            self.start_looking(now);
             self.start_reading(now);
             self.start_flush(now);
             if self.is_drained(now) {
@@ -249,6 +257,11 @@ impl Pump {
 
     /// The earliest time at which something is to be done that nothing else wakes the pump for.
     fn next_due(&self) -> Instant {
+        let now = Instant::now();
+        if self.can_dispatch(now) {
+            // A burst has ended: others had their turn.
+            return now;
+        }
         let mut due = self.tick_at;
         let mut consider = |at: Instant| due = due.min(at);
         if let Some((&(at, _), _)) = self.delayed.first_key_value() {
@@ -259,17 +272,16 @@ impl Pump {
         }
         if self.reading.is_none() {
             consider(self.read_at.max(self.retry_read_at));
+            if self.ledger.has_closed() {
+                consider(self.look_at.max(self.retry_read_at));
+            }
         }
         if self.flushing.is_none() && self.ledger.is_dirty() {
             consider(self.flush_at);
         }
         // What is due and can't be done now (no room to read into, a lease that ended) waits for the next
         // acknowledgement or tick.
-        if due <= Instant::now() {
-            self.tick_at
-        } else {
-            due
-        }
+        if due <= now { self.tick_at } else { due }
     }
 
     fn is_drained(&self, now: Instant) -> bool {

@@ -39,7 +39,7 @@ impl Pump {
     pub(super) fn dispatch(&mut self, now: Instant) {
         self.make_due_ready(now);
         for _ in 0..BURST {
-            if self.drain_until.is_some() || !self.has_slot(now) || !self.lease.holds() {
+            if !self.can_dispatch(now) {
                 return;
             }
             let Some((_, event)) = self.ready.pop_first() else {
@@ -58,6 +58,14 @@ impl Pump {
             self.gate.resume(&event);
             self.ready.insert(event.seq, event);
         }
+    }
+
+    /// Whether the limits allow to hand the next event to the stack.
+    pub(super) fn can_dispatch(&self, now: Instant) -> bool {
+        !self.ready.is_empty()
+            && self.drain_until.is_none()
+            && self.has_slot(now)
+            && self.lease.holds()
     }
 
     fn has_slot(&self, now: Instant) -> bool {

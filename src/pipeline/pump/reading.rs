@@ -8,6 +8,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Exit, Pump};
 use crate::error::chain;
+use crate::ledger::RangeSet;
 use crate::metrics::Cause;
 use crate::pipeline::order::Admission;
 use crate::source::bell::{Bell, Waiting};
@@ -18,13 +19,14 @@ pub(super) type Reading = AbortOnDropHandle<Read>;
 
 /// The reader with its answer.
 pub(super) struct Read {
-    reader: Box<dyn Reader>,
-    answer: Answer,
+    pub(super) reader: Box<dyn Reader>,
+    pub(super) answer: Answer,
 }
 
-enum Answer {
+pub(super) enum Answer {
     Next(Result<Batch, SourceError>),
     Again(Result<Fetched, SourceError>),
+    Looked(RangeSet, Result<RangeSet, SourceError>),
 }
 
 impl Pump {
@@ -97,7 +99,13 @@ impl Pump {
                 self.take_fetched(fetched);
                 None
             }
-            Answer::Next(Err(error)) | Answer::Again(Err(error)) => Some(error),
+            Answer::Looked(looked, Ok(late)) => {
+                self.has_looked(&looked, &late, now);
+                None
+            }
+            Answer::Next(Err(error))
+            | Answer::Again(Err(error))
+            | Answer::Looked(_, Err(error)) => Some(error),
         };
         match error {
             None => {

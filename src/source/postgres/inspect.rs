@@ -62,6 +62,8 @@ pub(super) async fn inspect(
 /// Facts about the table as a whole.
 #[derive(Debug)]
 struct Table {
+    name: String,
+    ledgers_elsewhere: bool,
     server_version: i32,
     in_recovery: bool,
     kind: String,
@@ -79,7 +81,9 @@ struct Table {
 fn table_sql(names: &Names, columns: &Columns) -> String {
     format!(
         "SELECT current_setting('server_version_num')::int4 AS server_version, \
-         pg_is_in_recovery() AS in_recovery, c.relkind::text AS kind, c.relpersistence::text AS persistence, \
+         format('%I.%I', n.nspname, c.relname) AS name, \
+         coalesce((SELECT l.relnamespace <> c.relnamespace FROM pg_class l \
+         WHERE l.oid = to_regclass({ledger})), false) AS ledgers_elsewhere, pg_is_in_recovery() AS in_recovery, c.relkind::text AS kind, c.relpersistence::text AS persistence, \
          c.relispartition OR EXISTS (SELECT FROM pg_inherits i WHERE c.oid IN (i.inhrelid, i.inhparent)) \
          AS in_a_tree, row_security_active(c.oid) AS row_security, \
          EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srrelid = c.oid) AS subscribed, \
@@ -89,12 +93,14 @@ fn table_sql(names: &Names, columns: &Columns) -> String {
          s.seqcache = 1 AND s.seqincrement = 1 AND NOT s.seqcycle AND s.seqmin >= 1 AS sequence_is_plain, \
          EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisunique AND x.indisvalid \
          AND x.indpred IS NULL AND x.indnkeyatts = 1 AND x.indkey[0] = a.attnum) AS seq_is_indexed \
-         FROM pg_class c LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = {seq} \
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = {seq} \
          AND NOT a.attisdropped \
          LEFT JOIN pg_depend d ON d.refobjid = c.oid AND d.refobjsubid = a.attnum AND d.deptype = 'i' \
          AND d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass \
          LEFT JOIN pg_sequence s ON s.seqrelid = d.objid WHERE c.oid = to_regclass({table})",
         seq = sql::literal(&columns.seq),
+        ledger = sql::literal(&format!("{}outbox_ledger", names.schema)),
         table = names.table_literal(),
     )
 }
@@ -102,6 +108,8 @@ fn table_sql(names: &Names, columns: &Columns) -> String {
 impl Table {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
+            name: row.try_get("name")?,
+            ledgers_elsewhere: row.try_get("ledgers_elsewhere")?,
             server_version: row.try_get("server_version")?,
             in_recovery: row.try_get("in_recovery")?,
             kind: row.try_get("kind")?,
@@ -136,6 +144,14 @@ impl Table {
             (
                 self.persistence != "p",
                 "is unlogged or temporary: a crash empties it; use ALTER TABLE … SET LOGGED".to_owned(),
+            ),
+            (
+                self.ledgers_elsewhere,
+                format!(
+                    "is {}, but the relay's tables that search_path finds are in another schema: other relays \
+                     would not see its ledgers and settle its events; name the table with its schema",
+                    self.name
+                ),
             ),
             (
                 self.row_security,

@@ -12,9 +12,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::link::{BEGIN, limited};
+use super::settle::{folded_sql, recorded_sql};
 use super::{INCARNATION, Postgres, sql};
 use crate::config;
-use crate::ledger::RangeSet;
 use crate::source::{Grant, LEASE_TTL, LeaseId, SinkStart, SourceError, StoredLedger};
 
 const ACQUIRE: &str = "cannot acquire the lease";
@@ -119,7 +119,9 @@ impl Postgres {
             "WITH lease AS (SELECT token FROM {schema}outbox_lease WHERE {key} AND token = '{token}' \
              AND {unchanged} FOR UPDATE) \
              UPDATE {schema}outbox_ledger AS ledger SET token = lease.token FROM lease WHERE {key} \
-             AND sink = {sink} RETURNING ledger.sink, ledger.delivered::text, ledger.closed::text",
+             AND sink = {sink} RETURNING ledger.sink, (ledger.delivered + ({deleted}))::text AS delivered, \
+             ledger.closed::text",
+            deleted = recorded_sql(&self.names, lease.sequence_filenode, "deleted"),
             schema = self.names.schema,
             key = self.key_sql(),
             token = lease.token,
@@ -134,6 +136,30 @@ impl Postgres {
         })
         .await?;
         Ok(ledger)
+    }
+
+    /// What a new ledger counts as delivered: only rows that are visible now, never holes.
+    pub(super) fn delivered_at_start(&self, start: config::Start) -> String {
+        let (table, columns) = (&self.names.table, &self.names.columns);
+        let seq = &columns.seq;
+        let visible = |condition: String| {
+            format!(
+                "SELECT coalesce(range_agg(int8range(first, last + 1)), '{{}}') FROM \
+                 (SELECT min(seq) AS first, max(seq) AS last FROM (SELECT {seq} AS seq, \
+                 {seq} - row_number() OVER (ORDER BY {seq}) AS island FROM {table} WHERE {condition}) AS row \
+                 GROUP BY island) AS islands"
+            )
+        };
+        match (start, &columns.sent_at) {
+            (config::Start::Latest, _) => visible("true".into()),
+            (config::Start::Unsettled, Some(sent_at)) => visible(format!(
+                "{seq} < coalesce((SELECT min({seq}) FROM {table} WHERE {sent_at} IS NULL), \
+                 9223372036854775807)"
+            )),
+            (config::Start::Earliest, _) | (config::Start::Unsettled, None) => {
+                "SELECT '{}'::int8multirange".into()
+            }
+        }
     }
 }
 
@@ -154,7 +180,7 @@ impl Acquisition<'_> {
         if let Err(reason) = self.store_missing(sinks, token).await? {
             return Ok(Err(Obstacle::Refused(reason)));
         }
-        let stamped = self.stamp(token).await?;
+        let stamped = self.stamp(token, sequence.filenode).await?;
         let wanted = |ledger: &StoredLedger| sinks.iter().any(|start| start.sink == ledger.sink);
         let (ledgers, strangers): (Vec<_>, Vec<_>) = stamped.into_iter().partition(wanted);
         Ok(Ok(Grant {
@@ -230,33 +256,39 @@ impl Acquisition<'_> {
     /// count as delivered.
     async fn guard(&mut self, sequence: &Sequence) -> Result<Option<String>, sqlx::Error> {
         let (schema, key) = (&self.source.names.schema, self.source.key_sql());
+        let qualified = self.source.names.qualified();
+        // The insert also waits for whoever is settling, and locks settling out until new ledgers are stored.
         let record = format!(
-            "INSERT INTO {schema}outbox_source (relay, source, table_name, sequence_filenode) \
-             VALUES ($1, $2, $3, $4::int8::oid) ON CONFLICT DO NOTHING"
+            "INSERT INTO {schema}outbox_source AS home (relay, source, table_name, sequence_filenode) \
+             VALUES ($1, $2, {qualified}, $3::int8::oid) ON CONFLICT (relay, source) DO UPDATE \
+             SET table_name = excluded.table_name WHERE home.table_name <> excluded.table_name \
+             AND to_regclass(home.table_name) = to_regclass(excluded.table_name)"
         );
         let query = sqlx::query(AssertSqlSafe(record)).persistent(false);
         let query = query.bind(&self.source.relay).bind(&self.source.name);
-        let query = query.bind(&self.source.names.table).bind(sequence.filenode);
-        query.execute(&mut *self.connection).await?;
+        query
+            .bind(sequence.filenode)
+            .execute(&mut *self.connection)
+            .await?;
         let row = self
             .one(format!(
-                "SELECT sequence_filenode::int8 AS filenode, table_name, \
+                "SELECT sequence_filenode::int8 AS filenode, table_name, {qualified} AS qualified, \
                  (SELECT max(upper(delivered)) - 1 FROM {schema}outbox_ledger WHERE {key}) AS delivered \
                  FROM {schema}outbox_source WHERE {key}"
             ))
             .await?;
         let filenode: i64 = row.try_get("filenode")?;
         let table: String = row.try_get("table_name")?;
+        let qualified: String = row.try_get("qualified")?;
         let delivered: Option<i64> = row.try_get("delivered")?;
         let source = &self.source.name;
         let hint = format!(
             "new events would count as delivered. Look at the table, then run \
              `outbox-relay ledger reset --source {source}`"
         );
-        if table != self.source.names.table {
+        if table != qualified {
             return Ok(Some(format!(
-                "the ledgers of source {source} speak of the table {table}, not of {}: {hint}",
-                self.source.names.table
+                "the ledgers of source {source} speak of the table {table}, not of {qualified}: {hint}"
             )));
         }
         if filenode != sequence.filenode {
@@ -306,7 +338,7 @@ impl Acquisition<'_> {
             let sql = format!(
                 "INSERT INTO {schema}outbox_ledger (relay, source, sink, token, delivered) \
                  VALUES ($1, $2, $3, $4, ({}))",
-                self.delivered_at_start(start)
+                self.source.delivered_at_start(start)
             );
             let query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
             let query = query.bind(&self.source.relay).bind(&self.source.name);
@@ -315,41 +347,42 @@ impl Acquisition<'_> {
                 .bind(token)
                 .execute(&mut *self.connection)
                 .await?;
+            if start == config::Start::Unsettled && self.source.names.columns.sent_at.is_some() {
+                self.record_marked(sink).await?;
+            }
         }
         Ok(Ok(()))
     }
 
-    /// What a new ledger counts as delivered: only rows that are visible now, never holes.
-    fn delivered_at_start(&self, start: config::Start) -> String {
-        let (table, columns) = (&self.source.names.table, &self.source.names.columns);
-        let seq = &columns.seq;
-        let visible = |condition: String| {
-            format!(
-                "SELECT coalesce(range_agg(int8range(first, last + 1)), '{{}}') FROM \
-                 (SELECT min(seq) AS first, max(seq) AS last FROM (SELECT {seq} AS seq, \
-                 {seq} - row_number() OVER (ORDER BY {seq}) AS island FROM {table} WHERE {condition}) AS row \
-                 GROUP BY island) AS islands"
-            )
-        };
-        match (start, &columns.sent_at) {
-            (config::Start::Latest, _) => visible("true".into()),
-            (config::Start::Unsettled, Some(sent_at)) => visible(format!(
-                "{seq} < coalesce((SELECT min({seq}) FROM {table} WHERE {sent_at} IS NULL), \
-                 9223372036854775807)"
-            )),
-            (config::Start::Earliest, _) | (config::Start::Unsettled, None) => {
-                "SELECT '{}'::int8multirange".into()
-            }
-        }
+    /// What a ledger has that was just stored to start at the oldest row without `sent_at` is marked, then: a
+    /// large table need not be looked through for what is left to mark.
+    async fn record_marked(&mut self, sink: &str) -> Result<(), sqlx::Error> {
+        let schema = &self.source.names.schema;
+        let sql = format!(
+            "UPDATE {schema}outbox_source AS home SET marked = {folded} FROM {schema}outbox_ledger AS ledger \
+             WHERE (home.relay, home.source) = ($1, $2) \
+             AND (ledger.relay, ledger.source, ledger.sink) = ($1, $2, $3)",
+            folded = folded_sql("home.marked + ledger.delivered"),
+        );
+        let query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
+        let query = query.bind(&self.source.relay).bind(&self.source.name);
+        query.bind(sink).execute(&mut *self.connection).await?;
+        Ok(())
     }
 
-    /// Stamps the token on every ledger of the source and only then reads them.
-    async fn stamp(&mut self, token: Uuid) -> Result<Vec<StoredLedger>, sqlx::Error> {
+    /// Stamps the token on every ledger of the source and only then reads them. Rows that were deleted need
+    /// nothing more of any ledger; without them their gaps would be holes to it.
+    async fn stamp(
+        &mut self,
+        token: Uuid,
+        filenode: i64,
+    ) -> Result<Vec<StoredLedger>, sqlx::Error> {
         let sql = format!(
             "UPDATE {}outbox_ledger SET token = '{token}' WHERE {} \
-             RETURNING sink, delivered::text, closed::text",
+             RETURNING sink, (delivered + ({}))::text AS delivered, closed::text",
             self.source.names.schema,
-            self.source.key_sql()
+            self.source.key_sql(),
+            recorded_sql(&self.source.names, filenode, "deleted"),
         );
         let rows = sqlx::raw_sql(AssertSqlSafe(sql))
             .fetch_all(&mut *self.connection)
@@ -365,16 +398,9 @@ impl Acquisition<'_> {
 }
 
 fn stored_ledger(row: &PgRow) -> Result<StoredLedger, sqlx::Error> {
-    let ranges = |column: &str| -> Result<RangeSet, sqlx::Error> {
-        let text: String = row.try_get(column)?;
-        RangeSet::parse(&text).map_err(|error| sqlx::Error::ColumnDecode {
-            index: column.to_owned(),
-            source: error.into(),
-        })
-    };
     Ok(StoredLedger {
         sink: row.try_get("sink")?,
-        delivered: ranges("delivered")?,
-        closed: ranges("closed")?,
+        delivered: sql::ranges(row, "delivered")?,
+        closed: sql::ranges(row, "closed")?,
     })
 }

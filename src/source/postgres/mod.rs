@@ -3,6 +3,7 @@
 //! Every statement that runs often stands on its own: no session state, no named prepared statement, so that a
 //! pooler in transaction mode is as good as a direct connection (with `mode = "poll"`).
 
+mod bookkeeping;
 mod doorbell;
 mod holes;
 mod inspect;
@@ -12,6 +13,7 @@ mod migrate;
 mod overview;
 mod reader;
 mod rows;
+mod settle;
 mod sql;
 mod store;
 mod writer;
@@ -31,15 +33,18 @@ use uuid::Uuid;
 use self::doorbell::Doorbell;
 use self::inspect::Facts;
 use self::link::Link;
+use self::settle::PostgresSettler;
 use self::sql::Names;
 use super::bell::Bell;
 use super::overview::Overview;
-use super::{Grant, LeaseId, LedgerStore, Reader, SinkStart, Source, SourceError, StoredLedger};
+use super::{
+    Grant, LeaseId, LedgerStore, Reader, Settler, SinkStart, Source, SourceError, StoredLedger,
+};
 use crate::config;
 use crate::ledger::RangeSet;
 
 pub use self::migrate::{migrate, printed};
-pub use self::writer::{NewEvent, Writer};
+pub use self::writer::Writer;
 
 /// The server that answers: its system identifier, its timeline, and when it was started. Everything remembered
 /// about a source belongs to one of these.
@@ -59,6 +64,8 @@ pub struct Postgres {
     mode: config::Mode,
     poll_interval: Duration,
     wait_for_flush: bool,
+    after_delivery: config::AfterDelivery,
+    retention: Option<Duration>,
     options: PgConnectOptions,
     /// For the lease. Readers and ledger stores have connections of their own.
     link: Mutex<Link>,
@@ -85,6 +92,11 @@ impl Postgres {
             mode: postgres.mode,
             poll_interval: source.poll_interval,
             wait_for_flush: postgres.wait_for_flush,
+            after_delivery: source.after_delivery,
+            // With `delete` there is nothing left to grow old.
+            retention: source
+                .retention
+                .filter(|_| source.after_delivery != config::AfterDelivery::Delete),
             link: Mutex::new(Link::new(options.clone())),
             options,
             facts: Mutex::new(None),
@@ -185,6 +197,20 @@ impl Source for Postgres {
 
     async fn dead_letters(&self) -> Result<Option<BTreeMap<String, u64>>, SourceError> {
         self.count_dead_letters().await.map(Some)
+    }
+
+    async fn settler(&self, lease: &LeaseId) -> Result<Option<Box<dyn Settler>>, SourceError> {
+        if self.after_delivery == config::AfterDelivery::Keep && self.retention.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Box::new(PostgresSettler::new(settle::Task {
+            link: Link::new(self.options.clone()),
+            names: Arc::clone(&self.names),
+            lease: lease.clone(),
+            key: self.key_sql(),
+            after_delivery: self.after_delivery,
+            retention: self.retention,
+        }))))
     }
 
     fn ledger_store(&self, lease: &LeaseId, sink: &str) -> Box<dyn LedgerStore> {

@@ -21,6 +21,7 @@ use crate::ledger::RangeSet;
 use crate::source::{Batch, Fetched, LeaseId, Reader, SourceError};
 
 const READ: &str = "cannot read the outbox table";
+const LOOK_AGAIN: &str = "cannot look once more into closed holes";
 const LIST: &str = "cannot look into pg_locks";
 const FLUSH_WAL: &str = "cannot wait for the WAL to be flushed";
 
@@ -195,6 +196,20 @@ impl PostgresReader {
         )
     }
 
+    /// The rows of ranges of `seq`, each an index scan of its own on the primary key.
+    fn look_again_sql(&self, closed: &RangeSet) -> String {
+        let (table, seq) = (&self.names.table, &self.names.columns.seq);
+        format!(
+            "SELECT fact.unchanged, late.seq FROM (SELECT {unchanged} AS unchanged) AS fact LEFT JOIN \
+             (SELECT event.seq FROM unnest({firsts}, {ends}) AS range (first, past) CROSS JOIN LATERAL \
+             (SELECT {seq} AS seq FROM {table} WHERE {seq} >= range.first AND {seq} < range.past \
+             ORDER BY {seq} LIMIT {MAX_HOLES}) AS event) AS late ON fact.unchanged",
+            unchanged = self.names.unchanged_with_sequence(&self.lease),
+            firsts = sql::int8_array(closed.iter().map(|(first, _)| first)),
+            ends = sql::int8_array(closed.iter().map(|(_, end)| end)),
+        )
+    }
+
     /// Takes the rows of a read in: moves the cursor, opens new holes, splits and closes old ones.
     fn observe(&mut self, rows: Rows, limit: usize, asked_all: bool) -> Batch {
         let now = Instant::now();
@@ -337,6 +352,30 @@ impl Reader for PostgresReader {
             events: rows.events,
             gone,
         })
+    }
+
+    async fn look_again(&mut self, closed: &RangeSet) -> Result<RangeSet, SourceError> {
+        let mut unchanged = false;
+        let mut late = RangeSet::new();
+        let sql = self.look_again_sql(closed);
+        self.link
+            .query(LOOK_AGAIN, sql, |row| {
+                unchanged = row
+                    .try_get::<Option<bool>, _>("unchanged")?
+                    .unwrap_or(false);
+                if let Some(seq) = row.try_get("seq")? {
+                    late.insert(seq);
+                }
+                Ok(())
+            })
+            .await?;
+        if !unchanged {
+            return Err(SourceError::Changed);
+        }
+        for (first, end) in late.iter() {
+            self.holes.open_range(first, end, None);
+        }
+        Ok(late)
     }
 
     fn idle_wait(&self) -> Duration {

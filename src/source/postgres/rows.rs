@@ -8,6 +8,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{Row as _, ValueRef as _};
 
 use crate::event::{Event, Payload};
+use crate::source::headers::parse_headers;
 
 /// The type of the payload column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,34 +67,4 @@ fn bytes<'r>(row: &'r PgRow, column: &str) -> Result<Option<&'r [u8]>, sqlx::Err
             index: column.into(),
             source,
         })
-}
-
-/// Headers are a JSON object; values that are not strings keep their JSON text. Anything but an object travels
-/// whole as one header named `headers`, so that nothing of it is lost.
-fn parse_headers(json: &[u8]) -> Vec<(String, String)> {
-    type Object = std::collections::BTreeMap<String, serde_json::Value>;
-    match serde_json::from_slice::<Object>(json) {
-        Ok(object) => object
-            .into_iter()
-            .map(|(name, value)| match value {
-                serde_json::Value::String(text) => (name, text),
-                other => (name, other.to_string()),
-            })
-            .collect(),
-        Err(_) if json == b"null" => Vec::new(),
-        Err(_) => vec![("headers".into(), String::from_utf8_lossy(json).into_owned())],
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn headers_are_sorted_and_keep_their_json() {
-        let parsed = parse_headers(br#"{"b":"x","a":1}"#);
-        assert_eq!(parsed, [("a".into(), "1".into()), ("b".into(), "x".into())]);
-        assert_eq!(parse_headers(b"null"), []);
-        assert_eq!(parse_headers(b"[1]"), [("headers".into(), "[1]".into())]);
-    }
 }

@@ -5,8 +5,12 @@
 //! connection; one message is always executed by one. What the database or a broker says never gets into a
 //! statement this way: it is bound, inside a transaction.
 
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+
 use super::INCARNATION;
 use crate::config::{Columns, TableName};
+use crate::ledger::RangeSet;
 use crate::source::LeaseId;
 
 /// The names of a source's relations and columns, quoted once.
@@ -26,6 +30,7 @@ pub(super) struct QuotedColumns {
     pub(super) seq: String,
     /// The name of `seq` as a literal.
     pub(super) seq_literal: String,
+    pub(super) created_at: String,
     pub(super) sent_at: Option<String>,
     /// All that an event is made of, in the order in which `rows` reads them.
     pub(super) event: String,
@@ -48,6 +53,16 @@ impl Names {
         format!("pg_get_serial_sequence({table}, {seq})::regclass")
     }
 
+    /// The table's name with its schema, as it resolves now and as it is recorded: a table has one name, whatever
+    /// the configurations call it.
+    pub(super) fn qualified(&self) -> String {
+        format!(
+            "(SELECT format('%I.%I', space.nspname, class.relname) FROM pg_class AS class \
+             JOIN pg_namespace AS space ON space.oid = class.relnamespace WHERE class.oid = to_regclass({}))",
+            self.table_literal()
+        )
+    }
+
     /// Whether the server is still the one that granted the lease, and its memory the same: a crash of one
     /// backend makes all of them start anew, which shows in nothing but the emptied unlogged table.
     pub(super) fn unchanged(&self, lease: &LeaseId) -> String {
@@ -56,6 +71,16 @@ impl Names {
             literal(&lease.incarnation),
             self.schema,
             lease.token,
+        )
+    }
+
+    /// The same, and the sequence is the one of the lease; NULL if there is no sequence any more.
+    pub(super) fn unchanged_with_sequence(&self, lease: &LeaseId) -> String {
+        format!(
+            "({} AND pg_relation_filenode({})::int8 = {})",
+            self.unchanged(lease),
+            self.sequence(),
+            lease.sequence_filenode,
         )
     }
 
@@ -94,6 +119,7 @@ impl QuotedColumns {
         Self {
             seq: quoted(&columns.seq),
             seq_literal: literal(&columns.seq),
+            created_at: quoted(&columns.created_at),
             sent_at: columns.sent_at.as_deref().map(quoted),
             event: event
                 .map(|(column, alias)| format!("{column} AS {alias}"))
@@ -101,6 +127,15 @@ impl QuotedColumns {
                 .join(", "),
         }
     }
+}
+
+/// An `int8multirange` that was selected as text.
+pub(super) fn ranges(row: &PgRow, column: &str) -> Result<RangeSet, sqlx::Error> {
+    let text: String = row.try_get(column)?;
+    RangeSet::parse(&text).map_err(|error| sqlx::Error::ColumnDecode {
+        index: column.to_owned(),
+        source: error.into(),
+    })
 }
 
 /// An identifier in double quotes.

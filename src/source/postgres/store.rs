@@ -1,6 +1,5 @@
 //! Storing a ledger: one UPDATE of one row, fenced by token and incarnation.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,6 +9,7 @@ use sqlx::{AssertSqlSafe, Executor as _};
 use super::link::{BEGIN, Link, limited};
 use super::sql::{self, Names};
 use crate::event::Payload;
+use crate::source::headers::{headers_json, without_nul};
 use crate::source::{DeadLetter, Flush, LeaseId, LedgerStore, SourceError};
 
 const FLUSH: &str = "cannot store the ledger";
@@ -72,7 +72,7 @@ impl PostgresLedgerStore {
             "INSERT INTO {}outbox_dead_letter (relay, source, sink, seq, event_id, event_type, \
              aggregate_type, aggregate_id, payload, payload_type, headers, created_at, reason, attempts) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::text::jsonb, $12, $13, $14) \
-             ON CONFLICT (relay, source, sink, seq) DO UPDATE SET reason = excluded.reason, \
+             ON CONFLICT (relay, source, sink, seq, event_id) DO UPDATE SET reason = excluded.reason, \
              attempts = excluded.attempts, dead_at = excluded.dead_at",
             self.names.schema
         );
@@ -82,12 +82,7 @@ impl PostgresLedgerStore {
             Payload::Text(_) => "text",
             Payload::Binary(_) => "bytea",
         };
-        let headers = event.headers.iter();
-        let headers: BTreeMap<String, String> = headers
-            .map(|(name, value)| (without_nul(name), without_nul(value)))
-            .collect();
-        let headers =
-            serde_json::to_string(&headers).map_err(|error| sqlx::Error::Encode(error.into()))?;
+        let headers = headers_json(&event.headers);
         let reason = without_nul(&letter.reason);
         let query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
         let query = query
@@ -111,11 +106,6 @@ impl PostgresLedgerStore {
         query.bind(attempts).execute(connection).await?;
         Ok(())
     }
-}
-
-/// Neither text nor jsonb can hold NUL; a broker's words and a json column can.
-fn without_nul(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
 }
 
 #[async_trait]

@@ -1,30 +1,16 @@
-//! Writing events, for `outbox-relay emit`: each in a transaction of its own, as an application would.
+//! Writing events, for `outbox-relay emit`.
 
-use std::collections::BTreeMap;
-
+use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::link::Link;
 use super::sql::{Names, literal, quoted};
 use crate::config;
-use crate::source::SourceError;
+use crate::enqueue::NewEvent;
+use crate::source::headers::headers_json;
+use crate::source::{EventWriter, SourceError};
 
 const INSERT: &str = "cannot insert the event";
-
-/// An event to be written.
-#[derive(Debug, Clone)]
-pub struct NewEvent {
-    /// What happened.
-    pub event_type: String,
-    /// The kind of thing it happened to.
-    pub aggregate_type: Option<String>,
-    /// The ordering key.
-    pub aggregate_id: Option<String>,
-    /// JSON text.
-    pub payload: String,
-    /// Header names and values.
-    pub headers: Vec<(String, String)>,
-}
 
 /// Inserts events into an outbox table.
 #[derive(Debug)]
@@ -47,25 +33,9 @@ impl Writer {
         })
     }
 
-    /// Inserts one event and commits; returns its id.
-    ///
-    /// # Errors
-    /// If the database can't be reached, or refuses the event: its payload is not JSON, for example.
-    pub async fn write(&mut self, event: &NewEvent) -> Result<Uuid, SourceError> {
-        let id = Uuid::now_v7();
-        let sql = self.insert_sql(id, event);
-        self.link.query(INSERT, sql, |_| Ok(())).await?;
-        Ok(id)
-    }
-
     /// Values stand in the text as literals without a type: the payload's column may be json, jsonb or text.
     fn insert_sql(&self, id: Uuid, event: &NewEvent) -> String {
-        let headers: BTreeMap<_, _> = event
-            .headers
-            .iter()
-            .map(|(name, value)| (name, value))
-            .collect();
-        let headers = (!headers.is_empty()).then(|| serde_json::json!(headers).to_string());
+        let headers = (!event.headers.is_empty()).then(|| headers_json(&event.headers));
         let columns = &self.columns;
         let values = [
             (Some(&columns.id), Some(id.to_string())),
@@ -88,5 +58,15 @@ impl Writer {
             columns.join(", "),
             values.join(", ")
         )
+    }
+}
+
+#[async_trait]
+impl EventWriter for Writer {
+    async fn write(&mut self, event: &NewEvent) -> Result<Uuid, SourceError> {
+        let id = Uuid::now_v7();
+        let sql = self.insert_sql(id, event);
+        self.link.query(INSERT, sql, |_| Ok(())).await?;
+        Ok(id)
     }
 }

@@ -1,0 +1,178 @@
+//! What the demo says, on standard error: standard output is for events.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use super::draft::DRAFTS;
+use super::tally::Outcome;
+
+/// Colours, if somebody is there to see them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Look {
+    colours: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Style {
+    Bold,
+    Faint,
+    Green,
+    Red,
+}
+
+impl Look {
+    /// As standard error can show it.
+    pub(super) fn of_standard_error() -> Self {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self {
+            colours: wanted && std::io::stderr().is_terminal(),
+        }
+    }
+
+    pub(super) fn introduce(self, events: u64) {
+        let title = self.paint(Style::Bold, "outbox-relay demo");
+        let what = format!(
+            "{events} picks in {} fantasy drafts · SQLite outbox → standard output · no server",
+            DRAFTS.len()
+        );
+        say(&format!("{title}  {}\n", self.paint(Style::Faint, &what)));
+    }
+
+    pub(super) fn sum_up(self, outcome: &Outcome) {
+        say(&format!("\n{}", self.summary(outcome)));
+    }
+
+    fn summary(self, outcome: &Outcome) -> String {
+        let mut lines = vec![
+            self.line(
+                true,
+                "committed",
+                outcome.committed,
+                "each in one transaction with its business row",
+            ),
+            self.line(
+                outcome.missing == 0 && outcome.disordered == 0,
+                "published",
+                outcome.published,
+                &published(outcome),
+            ),
+            self.line(
+                outcome.phantoms == 0,
+                "rolled back",
+                outcome.rolled_back,
+                &never_seen(outcome),
+            ),
+        ];
+        let latency = format!(
+            "p50 {} · p99 {}",
+            in_millis(outcome.p50),
+            in_millis(outcome.p99)
+        );
+        let from = self.paint(Style::Faint, "from COMMIT to standard output");
+        lines.push(format!("  latency      {latency}  {from}"));
+        lines.push(String::new());
+        if outcome.is_right() {
+            let next = self.paint(Style::Faint, "Next, with PostgreSQL and NATS JetStream:");
+            let command = "outbox-relay --config config/jetstream.toml run --migrate";
+            lines.push(format!("  {next}"));
+            lines.push(format!("  {}", self.paint(Style::Bold, command)));
+        }
+        lines.join("\n")
+    }
+
+    fn line(self, is_right: bool, name: &str, count: usize, remark: &str) -> String {
+        let mark = if is_right {
+            self.paint(Style::Green, "✓")
+        } else {
+            self.paint(Style::Red, "✗")
+        };
+        let count = self.paint(Style::Bold, &format!("{count:>6}"));
+        let style = if is_right { Style::Faint } else { Style::Red };
+        format!("{mark} {name:<11} {count}  {}", self.paint(style, remark))
+    }
+
+    fn paint(self, style: Style, text: &str) -> String {
+        if !self.colours {
+            return text.to_owned();
+        }
+        let code = match style {
+            Style::Bold => 1,
+            Style::Faint => 2,
+            Style::Green => 32,
+            Style::Red => 31,
+        };
+        format!("\u{1b}[{code}m{text}\u{1b}[0m")
+    }
+}
+
+fn published(outcome: &Outcome) -> String {
+    let mut remarks = Vec::new();
+    if outcome.missing > 0 {
+        remarks.push(format!("{} are missing", outcome.missing));
+    }
+    if outcome.disordered > 0 {
+        remarks.push(format!("{} drafts out of order", outcome.disordered));
+    }
+    if remarks.is_empty() {
+        remarks.push("all of them, each draft in the order of its picks".to_owned());
+    }
+    if outcome.repeated > 0 {
+        remarks.push(format!("{} of them twice", outcome.repeated));
+    }
+    remarks.join(", ")
+}
+
+fn never_seen(outcome: &Outcome) -> String {
+    match outcome.phantoms {
+        0 => "after writing both rows, and never seen".to_owned(),
+        count => format!("{count} events were published that never happened"),
+    }
+}
+
+fn in_millis(duration: Duration) -> String {
+    format!("{:.1} ms", duration.as_secs_f64() * 1_000.0)
+}
+
+fn say(text: &str) {
+    // Nobody is left to tell if this can't be printed.
+    writeln!(std::io::stderr(), "{text}").ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_says_what_was_kept_and_what_was_broken() {
+        let look = Look { colours: false };
+        let mut outcome = Outcome {
+            committed: 200,
+            published: 200,
+            rolled_back: 24,
+            p50: Duration::from_micros(6_250),
+            p99: Duration::from_millis(12),
+            ..Outcome::default()
+        };
+        assert_eq!(
+            look.summary(&outcome),
+            "✓ committed      200  each in one transaction with its business row\n\
+             ✓ published      200  all of them, each draft in the order of its picks\n\
+             ✓ rolled back     24  after writing both rows, and never seen\n  \
+             latency      p50 6.2 ms · p99 12.0 ms  from COMMIT to standard output\n\n  \
+             Next, with PostgreSQL and NATS JetStream:\n  \
+             outbox-relay --config config/jetstream.toml run --migrate"
+        );
+        outcome.missing = 2;
+        outcome.phantoms = 1;
+        let text = look.summary(&outcome);
+        assert!(
+            text.contains("✗ published      200  2 are missing\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("✗ rolled back     24  1 events were published"),
+            "{text}"
+        );
+        assert!(!text.contains("Next"), "{text}");
+    }
+}

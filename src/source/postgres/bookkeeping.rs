@@ -1,0 +1,172 @@
+//! What commands do to ledgers.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
+use uuid::Uuid;
+
+use super::link::{BEGIN, limited};
+use super::settle::{folded_sql, ledgers_sql, lock_acquisitions_sql};
+use super::{Postgres, sql};
+use crate::config::Start;
+use crate::ledger::RangeSet;
+use crate::source::SourceError;
+use crate::source::bookkeeping::{Bookkeeping, LedgerEntry, LedgerName};
+
+const LIST: &str = "cannot list the ledgers";
+const DROP: &str = "cannot drop the ledger";
+const RENAME: &str = "cannot rename the ledger";
+const RESET: &str = "cannot reset the ledgers";
+
+/// The condition that selects a ledger by the first three parameters.
+const BY_NAME: &str = "(relay, source, sink) = ($1, $2, $3)";
+
+impl Postgres {
+    /// Runs statements about one ledger in one transaction; the first says whether it is there, the others follow
+    /// only if it is. Names are bound, for they may be what another relay has stored.
+    async fn change(
+        &self,
+        action: &'static str,
+        ledger: &LedgerName,
+        statements: &[String],
+        further: &[&str],
+    ) -> Result<bool, SourceError> {
+        let mut link = self.link.lock().await;
+        let mut connection = link.checkout(action).await?;
+        let there = limited(action, async {
+            connection.execute(BEGIN).await?;
+            let mut there = false;
+            for (index, statement) in statements.iter().enumerate() {
+                let query = sqlx::query(AssertSqlSafe(statement.clone())).persistent(false);
+                let query = query.bind(&ledger.relay).bind(&ledger.source);
+                let query = further
+                    .iter()
+                    .fold(query.bind(&ledger.sink), |q, p| q.bind(*p));
+                let done = query.execute(&mut connection).await?;
+                there |= index == 0 && done.rows_affected() > 0;
+                if !there {
+                    break;
+                }
+            }
+            connection.execute("COMMIT").await?;
+            Ok(there)
+        })
+        .await?;
+        link.give_back(connection);
+        Ok(there)
+    }
+
+    async fn reset_in(
+        &self,
+        connection: &mut PgConnection,
+        start: Start,
+    ) -> Result<Vec<(String, RangeSet)>, sqlx::Error> {
+        connection.execute(BEGIN).await?;
+        // No acquisition may read half of it, and nothing may be settled by what is void.
+        let lock = lock_acquisitions_sql(&self.names);
+        connection.execute(AssertSqlSafe(lock)).await?;
+        let query = sqlx::query(AssertSqlSafe(self.reset_sql(start))).persistent(false);
+        let query = query.bind(&self.relay).bind(&self.name);
+        let rows = query
+            .bind(Uuid::new_v4())
+            .fetch_all(&mut *connection)
+            .await?;
+        connection.execute("COMMIT").await?;
+        let started = |row: &PgRow| Ok((row.try_get("sink")?, sql::ranges(row, "delivered")?));
+        rows.iter().map(started).collect()
+    }
+
+    fn reset_sql(&self, start: Start) -> String {
+        // What starts at the oldest row without sent_at has nothing but marked rows below it.
+        let marked = if start == Start::Unsettled && self.names.columns.sent_at.is_some() {
+            folded_sql("start.delivered")
+        } else {
+            "'{}'".to_owned()
+        };
+        format!(
+            "WITH start AS MATERIALIZED (SELECT ({delivered}) AS delivered), \
+             home AS (UPDATE {schema}outbox_source SET table_name = {qualified}, \
+             sequence_filenode = pg_relation_filenode({sequence}), deleted = '{{}}', \
+             marked = {marked} FROM start WHERE (relay, source) = ($1, $2)) \
+             UPDATE {schema}outbox_ledger AS ledger SET delivered = start.delivered, closed = '{{}}', \
+             token = $3, updated_at = now() FROM start WHERE (relay, source) = ($1, $2) \
+             RETURNING sink, ledger.delivered::text AS delivered",
+            delivered = self.delivered_at_start(start),
+            schema = self.names.schema,
+            qualified = self.names.qualified(),
+            sequence = self.names.sequence(),
+        )
+    }
+}
+
+#[async_trait]
+impl Bookkeeping for Postgres {
+    async fn list(&self) -> Result<Vec<LedgerEntry>, SourceError> {
+        self.inspected().await?;
+        let ledgers = ledgers_sql(&self.names);
+        let sql = format!(
+            "SELECT entry.*, lease.owner, coalesce(lease.token <> entry.token, false) AS changed FROM \
+             (SELECT relay, source, ledger.sink, ledger.token, ledger.delivered::text AS delivered, \
+             (extract(epoch FROM ledger.updated_at) * 1000000)::int8 AS updated_at, \
+             home.sequence_filenode <> pg_relation_filenode({sequence}) AS stale \
+             FROM {ledgers}) AS entry \
+             LEFT JOIN {schema}outbox_lease AS lease ON (lease.relay, lease.source) = (entry.relay, entry.source) \
+             AND lease.expires_at > clock_timestamp() ORDER BY entry.relay, entry.source, entry.sink",
+            sequence = self.names.sequence(),
+            schema = self.names.schema,
+        );
+        let mut entries = Vec::new();
+        let mut link = self.link.lock().await;
+        link.query(LIST, sql, |row| {
+            entries.push(entry(&row)?);
+            Ok(())
+        })
+        .await?;
+        Ok(entries)
+    }
+
+    async fn drop_ledger(&self, ledger: &LedgerName) -> Result<bool, SourceError> {
+        let schema = &self.names.schema;
+        let delete = format!("DELETE FROM {schema}outbox_ledger WHERE {BY_NAME}");
+        self.change(DROP, ledger, &[delete], &[]).await
+    }
+
+    async fn rename(&self, ledger: &LedgerName, to: &str) -> Result<bool, SourceError> {
+        let schema = &self.names.schema;
+        let statements = [
+            format!(
+                "UPDATE {schema}outbox_ledger SET sink = $4, token = gen_random_uuid() WHERE {BY_NAME}"
+            ),
+            format!("UPDATE {schema}outbox_dead_letter SET sink = $4 WHERE {BY_NAME}"),
+        ];
+        self.change(RENAME, ledger, &statements, &[to]).await
+    }
+
+    async fn reset(&self, start: Start) -> Result<Vec<(String, RangeSet)>, SourceError> {
+        // Inspected anew: the table may be another by now.
+        self.inspect_now().await?;
+        let mut link = self.link.lock().await;
+        let mut connection = link.checkout(RESET).await?;
+        let reset = self.reset_in(&mut connection, start);
+        let ledgers = limited(RESET, reset).await?;
+        link.give_back(connection);
+        Ok(ledgers)
+    }
+}
+
+fn entry(row: &PgRow) -> Result<LedgerEntry, sqlx::Error> {
+    let micros: i64 = row.try_get("updated_at")?;
+    Ok(LedgerEntry {
+        name: LedgerName {
+            relay: row.try_get("relay")?,
+            source: row.try_get("source")?,
+            sink: row.try_get("sink")?,
+        },
+        delivered: sql::ranges(row, "delivered")?,
+        updated_at: DateTime::<Utc>::from_timestamp_micros(micros).unwrap_or_default(),
+        holder: row.try_get("owner")?,
+        changed: row.try_get("changed")?,
+        stale: row.try_get::<Option<bool>, _>("stale")?.unwrap_or(true),
+    })
+}

@@ -1,0 +1,136 @@
+//! The SQLite source: an outbox in a file, for services that keep their data in one.
+//!
+//! It keeps the same promises as the PostgreSQL source with less machinery, for two reasons:
+//!
+//! - **There are no holes.** One connection at a time may write, from its first write to its commit or rollback,
+//!   and `AUTOINCREMENT` draws `seq` within that time: numbers of a rolled-back transaction or savepoint are drawn
+//!   again. So the order of commits is the order of `seq`, and what a reader sees is always everything up to some
+//!   `seq`. A number below a visible one that has no row never gets one: its row was deleted, and it is closed at
+//!   once. A trigger keeps writers from choosing numbers that were drawn before.
+//! - **There is no server.** Lease and ledger are written under `BEGIN IMMEDIATE`, so that nothing changes between
+//!   a look and a write, and everybody's clock is the same machine's.
+//!
+//! The file is in WAL mode, so that reading never holds up a writer. What can change is the file: another may be
+//! put in its place. It is known by a random name inside ([`LeaseId::incarnation`]) and by its inode.
+//!
+//! Writers with `synchronous = NORMAL` can lose their last commits when the machine (not the process) crashes:
+//! such an event may have been published. Those who mind use `FULL`.
+
+mod inspect;
+mod lease;
+mod link;
+mod migrate;
+mod overview;
+mod reader;
+mod rows;
+mod sql;
+mod store;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use self::link::Link;
+use self::sql::Names;
+use super::{Grant, LeaseId, LedgerStore, Reader, SinkStart, Source, SourceError, StoredLedger};
+use crate::config;
+use crate::ledger::RangeSet;
+
+pub use self::migrate::{migrate, printed};
+pub use self::writer::Writer;
+
+/// An outbox table in a SQLite file.
+#[derive(Debug)]
+pub struct Sqlite {
+    relay: String,
+    name: String,
+    /// This process, for the lease: no other has the same.
+    owner: String,
+    path: PathBuf,
+    names: Names,
+    poll_interval: Duration,
+    /// For the lease. Readers and ledger stores have connections of their own.
+    link: Mutex<Link>,
+}
+
+impl Sqlite {
+    /// A source by its configuration. Nothing is opened yet.
+    #[must_use]
+    pub fn new(relay: &config::Relay, source: &config::Source, sqlite: &config::Sqlite) -> Self {
+        Self {
+            relay: relay.name.clone(),
+            name: source.name.clone(),
+            owner: format!("{}-{}", std::process::id(), Uuid::new_v4().simple()),
+            path: sqlite.path.clone(),
+            names: Names::new(&sqlite.table),
+            poll_interval: source.poll_interval,
+            link: Mutex::new(Link::new(&sqlite.path)),
+        }
+    }
+}
+
+#[async_trait]
+impl Source for Sqlite {
+    async fn inspect(&self) -> Result<(), SourceError> {
+        let mut link = self.link.lock().await;
+        // A session begins with the file that is there now.
+        link.close().await;
+        inspect::inspect(&mut link, &self.names).await
+    }
+
+    async fn acquire(&self, sinks: &[SinkStart]) -> Result<Option<Grant>, SourceError> {
+        self.try_acquire(sinks).await
+    }
+
+    async fn renew(&self, lease: &LeaseId) -> Result<bool, SourceError> {
+        self.try_renew(lease).await
+    }
+
+    async fn release(&self, lease: &LeaseId) -> Result<(), SourceError> {
+        self.try_release(lease).await
+    }
+
+    async fn reclaim(
+        &self,
+        lease: &LeaseId,
+        sink: &str,
+    ) -> Result<Option<StoredLedger>, SourceError> {
+        self.try_reclaim(lease, sink).await
+    }
+
+    async fn reader(
+        &self,
+        lease: &LeaseId,
+        delivered: &RangeSet,
+    ) -> Result<Box<dyn Reader>, SourceError> {
+        Ok(Box::new(reader::SqliteReader::new(
+            Link::new(&self.path),
+            self.names.clone(),
+            lease.clone(),
+            delivered,
+            self.poll_interval,
+        )))
+    }
+
+    async fn dead_letters(&self) -> Result<Option<BTreeMap<String, u64>>, SourceError> {
+        self.count_dead_letters().await.map(Some)
+    }
+
+    fn ledger_store(&self, lease: &LeaseId, sink: &str) -> Box<dyn LedgerStore> {
+        Box::new(store::SqliteLedgerStore {
+            link: Link::new(&self.path),
+            names: self.names.clone(),
+            relay: self.relay.clone(),
+            source: self.name.clone(),
+            sink: sink.to_owned(),
+            lease: lease.clone(),
+        })
+    }
+}

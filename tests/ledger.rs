@@ -1,0 +1,127 @@
+//! `outbox-relay ledger`: what the sinks have, and what becomes of what is left of them (DESIGN: command line).
+
+use std::time::Duration;
+
+use crate::support::database::Database;
+use crate::support::eventually::eventually;
+use crate::support::nats;
+use crate::support::relay::{Relay, migrate, run};
+use crate::support::settings::Settings;
+use crate::support::stream::Stream;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A source whose ten events are delivered, and no relay that runs.
+async fn delivered() -> (Database, Stream, Settings) {
+    let database = Database::fresh().await;
+    let stream = Stream::create_forgetful(&nats::shared()).await;
+    let settings = Settings::of(&database).publishing_to(&stream);
+    migrate(&settings);
+    database.insert("First", Some("key"), 10).await;
+    let relay = Relay::ready(&settings).await;
+    stream.await_len(10, SOON).await;
+    relay.stop().await;
+    (database, stream, settings)
+}
+
+#[tokio::test]
+async fn list_says_what_each_lacks_and_who_holds_it() {
+    let (database, _stream, settings) = delivered().await;
+    database
+        .execute("UPDATE outbox_ledger SET delivered = '{[1,5),[7,11)}'")
+        .await;
+    let ended = run(&settings, &["ledger", "list"]);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    let lines: Vec<&str> = ended.stdout.lines().collect();
+    assert_eq!(lines.len(), 2, "{ended:#?}");
+    let cells: Vec<&str> = lines[1].split_whitespace().collect();
+    assert_eq!(cells[..5], ["test", "main", "events", "5", "2"]);
+    assert_eq!(cells[6..], ["-"], "nobody holds it");
+
+    let relay = Relay::ready(&settings).await;
+    let ended = run(&settings, &["ledger", "list"]);
+    let owner: String = database.value("SELECT owner FROM outbox_lease").await;
+    assert!(ended.stdout.contains(&owner), "{ended:#?}");
+    relay.stop().await;
+
+    let without = Settings::of(&database).set("sinks.other.type", "mock");
+    let ended = run(&without, &["ledger", "list"]);
+    assert!(
+        ended.stdout.contains("no sink in the configuration"),
+        "{ended:#?}"
+    );
+}
+
+#[tokio::test]
+async fn rename_carries_on_where_the_other_name_stopped() {
+    let (database, stream, settings) = delivered().await;
+    database
+        .execute(
+            "INSERT INTO outbox_dead_letter (relay, source, sink, seq, event_id, event_type, payload, payload_type, \
+             created_at, reason, attempts) VALUES ('test', 'main', 'events', 3, gen_random_uuid(), 'First', '', \
+             'json', now(), 'no', 1)",
+        )
+        .await;
+    let rename = ["ledger", "rename", "--sink", "events", "--to", "picks"];
+    let relay = Relay::ready(&settings).await;
+    let ended = run(&settings, &rename);
+    assert_eq!(ended.code, Some(1), "while a relay runs: {ended:#?}");
+    relay.stop().await;
+    let ended = run(&settings, &rename);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    let ended = run(&settings, &rename);
+    assert_eq!(ended.code, Some(1), "it is there no more: {ended:#?}");
+    let letters: i64 = database
+        .value("SELECT count(*) FROM outbox_dead_letter WHERE sink = 'picks'")
+        .await;
+    assert_eq!(letters, 1, "its dead letters go with it");
+
+    let renamed = Settings::of(&database).publishing("picks", &stream);
+    let relay = Relay::ready(&renamed).await;
+    database.insert("Second", Some("key"), 1).await;
+    let deliveries = stream.await_len(11, SOON).await;
+    assert_eq!(deliveries[10].subject, stream.subject("Second"));
+    relay.stop().await;
+    assert_eq!(stream.len().await, 11, "nothing is repeated");
+}
+
+#[tokio::test]
+async fn reset_starts_anew_on_a_sequence_that_started_anew() {
+    let (database, stream, settings) = delivered().await;
+    let restart = "TRUNCATE outbox RESTART IDENTITY; \
+         INSERT INTO outbox (event_type, payload, sent_at) SELECT 'Restored', '{}', now() FROM generate_series(1, 3); \
+         INSERT INTO outbox (event_type, payload) SELECT 'New', '{}' FROM generate_series(1, 2)";
+    database.execute(restart).await;
+    let ended = run(&settings, &["ledger", "list"]);
+    assert!(
+        ended.stdout.contains("ledger reset"),
+        "it is stale: {ended:#?}"
+    );
+    let ended = run(&settings, &["ledger", "reset", "--source", "main"]);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    assert!(ended.stdout.contains("from seq 4"), "{ended:#?}");
+    let relay = Relay::ready(&settings).await;
+    let deliveries = stream.await_len(12, SOON).await;
+    assert!(
+        deliveries[10..]
+            .iter()
+            .all(|d| d.subject == stream.subject("New"))
+    );
+    relay.stop().await;
+
+    for (start, sent) in [("latest", 12), ("earliest", 17)] {
+        let relay = Relay::ready(&settings).await;
+        let reset = ["ledger", "reset", "--source", "main", "--start", start];
+        assert_eq!(run(&settings, &reset).code, Some(1), "while a relay runs");
+        let forced = [reset.as_slice(), &["--force"]].concat();
+        assert_eq!(run(&settings, &forced).code, Some(0));
+        // The relay notices when it next stores something, and reads its ledger anew.
+        database.insert("Notice", None, 1).await;
+        let notices = if start == "latest" { 1 } else { 3 };
+        eventually("the ledger is read anew", SOON, async || {
+            (stream.len().await >= sent + notices).then_some(())
+        })
+        .await;
+        relay.stop().await;
+    }
+}

@@ -1,4 +1,4 @@
-//! The admin endpoints: `/healthz`, `/readyz` and `/metrics`.
+//! The admin endpoints: `/healthz`, `/readyz`, `/status` and `/metrics`. They only read, and need no token.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -76,6 +76,7 @@ impl Admin {
             let probes = Router::new()
                 .route("/healthz", get(healthz))
                 .route("/readyz", get(readyz))
+                .route("/status", get(report))
                 .with_state(status);
             router = router.merge(probes);
         }
@@ -121,6 +122,17 @@ async fn healthz(State(status): State<Status>) -> impl IntoResponse {
 /// 200 while the relay does its work or stands by for another; else 503 with what is in its way.
 async fn readyz(State(status): State<Status>) -> impl IntoResponse {
     verdict(&status.obstacles())
+}
+
+/// What this process is doing, as JSON: see [`crate::status::report::Report`].
+async fn report(State(status): State<Status>) -> Result<impl IntoResponse, StatusCode> {
+    let json = serde_json::to_string_pretty(&status.report());
+    let json = json.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    let headers = [
+        (CONTENT_TYPE, "application/json"),
+        (CACHE_CONTROL, "no-store"),
+    ];
+    Ok((headers, json + "\n"))
 }
 
 async fn metrics(State(recorder): State<PrometheusHandle>) -> impl IntoResponse {

@@ -1,9 +1,14 @@
 //! Names of metrics and labels, one place for all of them, and the handles that pipelines record to.
 
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
     gauge, histogram,
 };
+
+use crate::status::Activity;
 
 /// Label: the source's name.
 pub const SOURCE: &str = "source";
@@ -34,7 +39,7 @@ pub const IN_FLIGHT: &str = "outbox_in_flight";
 pub const PARKED_EVENTS: &str = "outbox_parked_events";
 /// Further attempts after a rejection or an outage.
 pub const RETRIES: &str = "outbox_retries_total";
-/// Events that became dead letters since the relay started.
+/// Dead letters that stand in the table. Those of a sink that the configuration lacks show too.
 pub const DEAD_LETTERS: &str = "outbox_dead_letters";
 /// 1 while the broker answers, 0 during an outage.
 pub const SINK_AVAILABLE: &str = "outbox_sink_available";
@@ -93,10 +98,7 @@ pub fn describe() {
         "Events that wait for a retry or behind one of their key that does."
     );
     describe_counter!(RETRIES, "Further attempts after a rejection or an outage.");
-    describe_gauge!(
-        DEAD_LETTERS,
-        "Events that became dead letters since the relay started."
-    );
+    describe_gauge!(DEAD_LETTERS, "Dead letters that stand in the table.");
     describe_gauge!(
         SINK_AVAILABLE,
         "1 while the broker answers, 0 during an outage."
@@ -127,7 +129,6 @@ pub fn describe() {
 }
 
 /// The handles of one pipeline, looked up once.
-#[derive(Clone)]
 #[allow(missing_docs)] // each is described where its name stands
 pub struct PipelineMetrics {
     pub published: Counter,
@@ -143,12 +144,10 @@ pub struct PipelineMetrics {
     pub in_flight: Gauge,
     pub parked: Gauge,
     pub retries: Counter,
-    pub dead_letters: Gauge,
     pub available: Gauge,
     pub unstored: Gauge,
     pub flush_duration: Histogram,
     wakeups: [Counter; Cause::ALL.len()],
-    pub holes: Gauge,
     pub late: Counter,
 }
 
@@ -207,6 +206,18 @@ impl PipelineMetrics {
         self.wakeups[cause as usize].increment(1);
     }
 
+    /// What there is to do now, and whether the broker answers.
+    pub fn set_activity(&self, activity: &Activity, available: bool) {
+        let age =
+            |created_at: DateTime<Utc>| (Utc::now() - created_at).to_std().unwrap_or_default();
+        let oldest = activity.oldest_pending.map(age).unwrap_or_default();
+        self.pending.set(to_f64(activity.pending));
+        self.oldest_pending.set(oldest.as_secs_f64());
+        self.in_flight.set(to_f64(activity.in_flight as u64));
+        self.parked.set(to_f64(activity.parked as u64));
+        self.available.set(if available { 1.0 } else { 0.0 });
+    }
+
     /// The handles of the pipeline from `source` to `sink`.
     #[must_use]
     pub fn new(source: &str, sink: &str) -> Self {
@@ -232,12 +243,10 @@ impl PipelineMetrics {
             in_flight: gauge!(IN_FLIGHT, &pipeline),
             parked: gauge!(PARKED_EVENTS, &pipeline),
             retries: counter!(RETRIES, &pipeline),
-            dead_letters: gauge!(DEAD_LETTERS, &pipeline),
             available: gauge!(SINK_AVAILABLE, &pipeline),
             unstored: gauge!(UNSTORED, &pipeline),
             flush_duration: histogram!(FLUSH_DURATION, &pipeline),
             wakeups: Cause::ALL.map(|cause| wakeups(cause.label())),
-            holes: gauge!(HOLES, SOURCE => source.to_owned()),
             late: counter!(LATE_EVENTS, SOURCE => source.to_owned()),
         }
     }
@@ -270,4 +279,91 @@ impl SettleMetrics {
             expired: settled("expire"),
         }
     }
+}
+
+/// A pipeline that has ended has nothing to do: another relay goes on, and its figures are not to be added to what
+/// these were in the end.
+impl Drop for PipelineMetrics {
+    fn drop(&mut self) {
+        self.set_activity(&Activity::default(), true);
+        self.unstored.set(0.0);
+    }
+}
+
+/// How many holes a source has, over all its pipelines; 0 again in the end.
+pub struct HoleGauge(Gauge);
+
+impl HoleGauge {
+    /// The gauge of `source`.
+    #[must_use]
+    pub fn new(source: &str) -> Self {
+        Self(gauge!(HOLES, SOURCE => source.to_owned()))
+    }
+
+    /// The holes of the pipeline that has most.
+    pub fn set(&self, holes: usize) {
+        self.0.set(to_f64(holes as u64));
+    }
+}
+
+impl std::fmt::Debug for HoleGauge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HoleGauge").finish_non_exhaustive()
+    }
+}
+
+impl Drop for HoleGauge {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+/// How many dead letters stand in a source's table, by sink; 0 again in the end, for they are counted by whoever
+/// holds the lease.
+pub struct DeadLetterGauges {
+    source: String,
+    by_sink: BTreeMap<String, Gauge>,
+}
+
+impl DeadLetterGauges {
+    /// The gauges of `source`.
+    #[must_use]
+    pub fn new(source: &str) -> Self {
+        Self {
+            source: source.to_owned(),
+            by_sink: BTreeMap::new(),
+        }
+    }
+
+    /// So many by sink, and none of any other sink.
+    pub fn set(&mut self, counts: &BTreeMap<String, u64>) {
+        for sink in counts.keys() {
+            if !self.by_sink.contains_key(sink) {
+                let labels = [(SOURCE, self.source.clone()), (SINK, sink.clone())];
+                let gauge = gauge!(DEAD_LETTERS, &labels);
+                self.by_sink.insert(sink.clone(), gauge);
+            }
+        }
+        for (sink, gauge) in &self.by_sink {
+            gauge.set(to_f64(counts.get(sink).copied().unwrap_or(0)));
+        }
+    }
+}
+
+impl std::fmt::Debug for DeadLetterGauges {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeadLetterGauges").finish_non_exhaustive()
+    }
+}
+
+impl Drop for DeadLetterGauges {
+    fn drop(&mut self) {
+        self.set(&BTreeMap::new());
+    }
+}
+
+/// For gauges, which are floating point numbers.
+#[allow(clippy::cast_precision_loss)] // exact up to 2^53
+fn to_f64(count: u64) -> f64 {
+    count as f64
 }

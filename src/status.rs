@@ -1,9 +1,12 @@
 //! What the relay is doing, for probes: written by its tasks, read by the admin endpoints.
 
+pub mod report;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
 /// How long a sink may be away before the relay counts as not ready.
@@ -53,6 +56,28 @@ struct PipelineState {
     sink_away: Option<(Instant, String)>,
     connected: bool,
     source_away: Option<String>,
+    /// `None` until it has begun.
+    activity: Option<Activity>,
+    flushed_at: Option<Instant>,
+    /// Whether it has begun, or stored dead letters, since they were last counted.
+    uncounted_letters: bool,
+    /// Dead letters that stand in the table, when they were last counted.
+    dead_letters: Option<u64>,
+}
+
+/// What a pipeline has to do, in numbers.
+#[derive(Debug, Clone, Default)]
+pub struct Activity {
+    /// Events handed to the broker and not yet answered.
+    pub in_flight: usize,
+    /// Events that wait for a retry or behind one of their key that does.
+    pub parked: usize,
+    /// Events not yet acknowledged, at most.
+    pub pending: u64,
+    /// When the oldest event that was read and not yet acknowledged was created.
+    pub oldest_pending: Option<DateTime<Utc>>,
+    /// Ranges of `seq` below the highest seen that are neither seen nor closed.
+    pub holes: usize,
 }
 
 impl Status {
@@ -70,6 +95,10 @@ impl Status {
                 sink_away: None,
                 connected: false,
                 source_away: None,
+                activity: None,
+                flushed_at: None,
+                uncounted_letters: true,
+                dead_letters: None,
             }),
         });
         locked(&self.pipelines).insert((source.to_owned(), sink.to_owned()), Arc::clone(&status));
@@ -79,6 +108,42 @@ impl Status {
     /// Forgets the pipelines of a source that has ended its session.
     pub fn end_pipelines(&self, source: &str) {
         locked(&self.pipelines).retain(|(of, _), _| of != source);
+    }
+
+    /// Ranges of `seq` that are neither seen nor closed, in the pipeline of the source that has most.
+    #[must_use]
+    pub fn holes(&self, source: &str) -> usize {
+        let holes = |state: &mut PipelineState| state.activity.as_ref().map_or(0, |now| now.holes);
+        self.of_source(source, holes).max().unwrap_or(0)
+    }
+
+    /// Whether dead letters of the source are to be counted. Says so once.
+    pub fn take_uncounted_letters(&self, source: &str) -> bool {
+        let take = |state: &mut PipelineState| std::mem::take(&mut state.uncounted_letters);
+        self.of_source(source, take).any(|uncounted| uncounted)
+    }
+
+    /// Notes how many dead letters stand in the table, by sink.
+    pub fn set_dead_letters(&self, source: &str, counts: &BTreeMap<String, u64>) {
+        for ((of, sink), pipeline) in &*locked(&self.pipelines) {
+            if of == source {
+                let count = counts.get(sink).copied().unwrap_or(0);
+                locked(&pipeline.state).dead_letters = Some(count);
+            }
+        }
+    }
+
+    fn of_source<T>(
+        &self,
+        source: &str,
+        mut of: impl FnMut(&mut PipelineState) -> T,
+    ) -> impl Iterator<Item = T> {
+        let pipelines = locked(&self.pipelines);
+        let pipelines = pipelines.iter().filter(|((name, _), _)| name == source);
+        let values: Vec<T> = pipelines
+            .map(|(_, pipeline)| of(&mut locked(&pipeline.state)))
+            .collect();
+        values.into_iter()
     }
 
     /// What keeps the relay from doing its work, one line each; empty if it is ready.
@@ -140,6 +205,20 @@ impl PipelineStatus {
         locked(&self.state).beat_at = Instant::now();
     }
 
+    /// A sign of life, with what there is to do.
+    pub fn works(&self, activity: Activity) {
+        let mut state = locked(&self.state);
+        state.beat_at = Instant::now();
+        state.activity = Some(activity);
+    }
+
+    /// The ledger was stored, with this many dead letters.
+    pub fn ledger_is_stored(&self, dead_letters: usize) {
+        let mut state = locked(&self.state);
+        state.flushed_at = Some(Instant::now());
+        state.uncounted_letters |= dead_letters > 0;
+    }
+
     /// The connection to the broker was made.
     pub fn sink_is_connected(&self) {
         let mut state = locked(&self.state);
@@ -198,5 +277,30 @@ mod tests {
         pipeline.sink_is_back();
         pipeline.beat();
         assert!(status.obstacles().is_empty() && status.stuck().is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_figures_of_a_source_are_over_its_pipelines() {
+        let status = Status::default();
+        let holes = |holes| Activity {
+            holes,
+            ..Activity::default()
+        };
+        let (picks, bills) = (
+            status.start_pipeline("draft", "picks"),
+            status.start_pipeline("draft", "bills"),
+        );
+        status.start_pipeline("other", "picks").works(holes(7));
+        picks.works(holes(3));
+        bills.works(holes(1));
+        assert_eq!(status.holes("draft"), 3);
+        // A pipeline that begins is counted for, and each letter is.
+        assert!(status.take_uncounted_letters("draft"));
+        assert!(!status.take_uncounted_letters("draft"));
+        picks.ledger_is_stored(0);
+        assert!(!status.take_uncounted_letters("draft"));
+        bills.ledger_is_stored(2);
+        assert!(status.take_uncounted_letters("draft"));
+        assert!(status.take_uncounted_letters("other"));
     }
 }

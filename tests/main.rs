@@ -16,5 +16,6 @@ mod order;
 mod queries;
 mod settle;
 mod sqlite;
+mod status;
 mod support;
 mod tls;

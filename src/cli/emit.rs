@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args as ClapArgs;
 use tokio::time::MissedTickBehavior;
 
+use super::progress::Progress;
 use super::say;
 use crate::config::{Config, SourceKind};
 use crate::enqueue::NewEvent;
@@ -108,6 +109,7 @@ async fn emit(mut writer: Box<dyn EventWriter>, args: &Args) -> Result<(), BoxEr
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
         ticks
     });
+    let progress = Progress::of(args.count);
     for number in 1..=args.count {
         if let Some(ticks) = &mut ticks {
             ticks.tick().await;
@@ -123,10 +125,12 @@ async fn emit(mut writer: Box<dyn EventWriter>, args: &Args) -> Result<(), BoxEr
             headers: args.headers.clone(),
         };
         let id = writer.write(&event).await?;
+        progress.step();
         if args.count == 1 {
             say(&id.to_string())?;
         }
     }
+    drop(progress);
     if args.count != 1 {
         say(&format!("{} events", args.count))?;
     }

@@ -8,7 +8,9 @@ mod demo;
 mod emit;
 mod ledger;
 mod migrate;
+mod progress;
 mod run;
+mod status;
 mod telemetry;
 
 use std::io::Write as _;
@@ -49,6 +51,8 @@ enum Command {
     Check(check::Args),
     /// Create the tables, or print their SQL with the privileges that each role needs.
     Migrate(migrate::Args),
+    /// Say what every source and every ledger is up to, from the database: also while no relay runs.
+    Status(status::Args),
     /// Look at what the sinks have, drop or rename what is left of a sink, start anew after a restore.
     Ledger(ledger::Args),
     /// Insert events, for trying out.
@@ -130,6 +134,7 @@ async fn execute(command: Command, file: Option<PathBuf>) -> Result<(), Failure>
         Command::Run(args) => run::run(config, args).await,
         Command::Check(args) => check::run(&config, &args).await,
         Command::Migrate(args) => migrate::run(&config, &args).await,
+        Command::Status(args) => status::run(&config, &args).await,
         Command::Ledger(args) => ledger::run(&config, &args).await,
         Command::Emit(args) => emit::run(&config, &args).await,
         // Done above.

@@ -41,7 +41,7 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// What a request that changes state must present.
     pub token: Option<Secret>,
-    /// Whether `/healthz` and `/readyz` answer.
+    /// Whether `/healthz`, `/readyz` and `/status` answer.
     pub health: bool,
     /// Whether `/metrics` answers.
     pub metrics: bool,

@@ -3,6 +3,7 @@
 //! One task per source, which owns everything of it; the tasks share nothing but the configuration.
 
 mod builder;
+mod census;
 mod janitor;
 mod keeper;
 mod session;

@@ -9,6 +9,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::census::Census;
 use super::janitor::Janitor;
 use super::keeper::keep;
 use super::sinks::PipelineTask;
@@ -182,6 +183,13 @@ impl SourceTask {
         let mut keeper = AbortOnDropHandle::new(tokio::spawn(keeper));
         let (bell, ringing) = self.source.doorbell().unzip();
         let _ringing = ringing.map(|ringing| AbortOnDropHandle::new(tokio::spawn(ringing)));
+        let census = Census::new(
+            &self.source,
+            &self.source_config.name,
+            &self.sinks(),
+            &self.status,
+        );
+        let mut census = AbortOnDropHandle::new(tokio::spawn(census.run()));
         let mut janitor = self.janitor(&grant.lease, &lease);
         let mut session = Session {
             task: self,
@@ -200,6 +208,9 @@ impl SourceTask {
         let end = session.run(&mut keeper, &mut janitor).await;
         session.lease.revoke();
         session.pipelines.shutdown().await;
+        // Ended, and not only told to: the next session's sets the same gauges.
+        census.abort();
+        (&mut census).await.ok();
         drop((keeper, janitor));
         if end == End::Stopped
             && let Err(error) = self.source.release(&session.id).await

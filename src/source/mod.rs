@@ -7,12 +7,14 @@ pub mod bell;
 pub mod bookkeeping;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod headers;
+pub mod overview;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::bell::Bell;
+use self::overview::Overview;
 use crate::config;
 use crate::error::BoxError;
 use crate::event::Event;
@@ -78,6 +81,18 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// ever; dropping it silences the bell.
     fn doorbell(&self) -> Option<(Bell, BoxFuture<'static, ()>)> {
         None
+    }
+
+    /// What the database says of the source and its ledgers, without taking part; the tables need not be fit for
+    /// anything else. `None`: this kind of source can't tell.
+    async fn overview(&self) -> Result<Option<Overview>, SourceError> {
+        Ok(None)
+    }
+
+    /// How many dead letters stand in the table, by sink; a sink without any is left out. `None`: this kind of
+    /// source can't tell.
+    async fn dead_letters(&self) -> Result<Option<BTreeMap<String, u64>>, SourceError> {
+        Ok(None)
     }
 
     /// What settles delivered rows as the configuration says. `None`: this source keeps every row as it is.

@@ -33,7 +33,7 @@ use crate::lease::Lease;
 use crate::metrics::{Cause, PipelineMetrics};
 use crate::source::bell::Bell;
 use crate::source::{LedgerStore, Reader, StoredLedger};
-use crate::status::PipelineStatus;
+use crate::status::{Activity, PipelineStatus};
 
 /// How often gauges are set and the lease is looked at while nothing happens.
 const TICK: Duration = Duration::from_millis(200);
@@ -297,26 +297,16 @@ impl Pump {
             return;
         }
         self.tick_at = now + TICK;
-        let metrics = &self.metrics;
-        let pending = self.held.len() + self.gate.unloaded();
-        let oldest = self
-            .held
-            .first_key_value()
-            .map(|(_, created_at)| *created_at);
-        let oldest = oldest.map(|at| (Utc::now() - at).to_std().unwrap_or_default());
-        metrics.pending.set(to_f64(pending) + self.unread as f64);
-        metrics
-            .oldest_pending
-            .set(oldest.unwrap_or_default().as_secs_f64());
-        metrics.in_flight.set(to_f64(self.in_flight.len()));
-        metrics
-            .parked
-            .set(to_f64(self.gate.unloaded() + self.delayed.len()));
-        metrics
-            .available
-            .set(if self.outage.is_none() { 1.0 } else { 0.0 });
-        metrics.holes.set(to_f64(self.holes));
-        self.status.beat();
+        let oldest = self.held.first_key_value();
+        let activity = Activity {
+            in_flight: self.in_flight.len(),
+            parked: self.gate.unloaded() + self.delayed.len(),
+            pending: (self.held.len() + self.gate.unloaded()) as u64 + self.unread,
+            oldest_pending: oldest.map(|(_, created_at)| *created_at),
+            holes: self.holes,
+        };
+        self.metrics.set_activity(&activity, self.outage.is_none());
+        self.status.works(activity);
     }
 
     fn hold(&mut self, event: &Event) {
@@ -349,10 +339,4 @@ async fn rung(bell: &mut Option<Bell>) {
         Some(bell) => bell.changed().await,
         None => std::future::pending().await,
     }
-}
-
-/// For gauges, which are floating point numbers.
-#[allow(clippy::cast_precision_loss)] // exact up to 2^53
-fn to_f64(count: usize) -> f64 {
-    count as f64
 }

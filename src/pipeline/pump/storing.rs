@@ -90,8 +90,9 @@ impl Pump {
         #[allow(clippy::cast_precision_loss)] // exact up to 2^53
         self.metrics.unstored.set(pending.left_out as f64);
         self.ledger.flushed(pending);
+        self.status
+            .ledger_is_stored(pending.flush.dead_letters.len());
         for letter in &pending.flush.dead_letters {
-            self.metrics.dead_letters.increment(1.0);
             self.release(&letter.event);
         }
     }

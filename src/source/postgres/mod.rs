@@ -10,6 +10,7 @@ mod inspect;
 mod lease;
 mod link;
 mod migrate;
+mod overview;
 mod reader;
 mod rows;
 mod settle;
@@ -17,6 +18,7 @@ mod sql;
 mod store;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +36,7 @@ use self::link::Link;
 use self::settle::PostgresSettler;
 use self::sql::Names;
 use super::bell::Bell;
+use super::overview::Overview;
 use super::{
     Grant, LeaseId, LedgerStore, Reader, Settler, SinkStart, Source, SourceError, StoredLedger,
 };
@@ -186,6 +189,14 @@ impl Source for Postgres {
             self.poll_interval,
         );
         Some((bell, Box::pin(doorbell.ring())))
+    }
+
+    async fn overview(&self) -> Result<Option<Overview>, SourceError> {
+        self.look().await.map(Some)
+    }
+
+    async fn dead_letters(&self) -> Result<Option<BTreeMap<String, u64>>, SourceError> {
+        self.count_dead_letters().await.map(Some)
     }
 
     async fn settler(&self, lease: &LeaseId) -> Result<Option<Box<dyn Settler>>, SourceError> {

@@ -21,6 +21,7 @@ mod inspect;
 mod lease;
 mod link;
 mod migrate;
+mod overview;
 mod reader;
 mod rows;
 mod settle;
@@ -31,6 +32,7 @@ mod table;
 mod tests;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -141,6 +143,10 @@ impl Source for Sqlite {
         };
         let settler = SqliteSettler::new(Link::new(&self.path), task);
         Ok(Some(Box::new(settler)))
+    }
+
+    async fn dead_letters(&self) -> Result<Option<BTreeMap<String, u64>>, SourceError> {
+        self.count_dead_letters().await.map(Some)
     }
 
     fn ledger_store(&self, lease: &LeaseId, sink: &str) -> Box<dyn LedgerStore> {

@@ -2,6 +2,7 @@
 
 mod commands;
 mod fitness;
+mod overview;
 mod owning;
 mod reading;
 mod settling;

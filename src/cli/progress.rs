@@ -1,0 +1,39 @@
+//! How far a command that takes a while has come: a bar on standard error if that is a terminal, else nothing.
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// The bar redraws itself 20 times a second at most, however often it steps.
+#[derive(Debug)]
+pub(super) struct Progress(Option<ProgressBar>);
+
+impl Progress {
+    /// Of this many steps; a single one is not worth a bar.
+    pub(super) fn of(steps: u64) -> Self {
+        let bar = (steps > 1).then(|| {
+            // Hidden by itself where standard error is no terminal.
+            let bar = ProgressBar::new(steps);
+            let template = "{bar:40} {human_pos}/{human_len} events, {per_sec}, {eta} left";
+            match ProgressStyle::with_template(template) {
+                Ok(style) => bar.with_style(style.progress_chars("=> ")),
+                Err(_) => bar,
+            }
+        });
+        Self(bar)
+    }
+
+    /// One step is done.
+    pub(super) fn step(&self) {
+        if let Some(bar) = &self.0 {
+            bar.inc(1);
+        }
+    }
+}
+
+impl Drop for Progress {
+    /// Takes the bar away: what comes next has the line for itself.
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! A survey as an aligned table, for people.
+
+use super::survey::{LeaseStatus, LedgerStatus, SinkStatus, SourceStatus, Survey};
+
+const HEADER: [&str; 9] = [
+    "SINK",
+    "UNDELIVERED FROM",
+    "DELIVERED TO",
+    "RANGES",
+    "PENDING",
+    "OLDEST",
+    "FLUSHED",
+    "DEAD LETTERS",
+    "NOTE",
+];
+
+/// Stands where there is nothing to say.
+const NOTHING: &str = "-";
+
+/// The whole text, a paragraph per source.
+pub(super) fn text(survey: &Survey) -> String {
+    let sources = survey.sources.iter().map(source);
+    sources.collect::<Vec<_>>().join("\n")
+}
+
+fn source(source: &SourceStatus) -> String {
+    let mut text = format!("source {}: {}\n", source.source, headline(source));
+    if let Some(error) = source.error.as_ref().filter(|_| source.table.is_some()) {
+        text.push_str(&format!("  {error}\n"));
+    }
+    if source.sequence_changed == Some(true) {
+        text.push_str(&format!(
+            "  the ledgers speak of another sequence, nothing is published: \
+             outbox-relay ledger reset --source {}\n",
+            source.source
+        ));
+    }
+    if !source.sinks.is_empty() {
+        let mut rows = vec![HEADER.map(str::to_owned)];
+        rows.extend(source.sinks.iter().map(row));
+        text.push_str(&aligned(&rows));
+    }
+    text
+}
+
+fn headline(source: &SourceStatus) -> String {
+    let (Some(table), Some(last_value)) = (&source.table, source.last_value) else {
+        let error = source.error.as_deref().unwrap_or("nothing could be read");
+        return if source.reachable {
+            error.to_owned()
+        } else {
+            format!("not reached: {error}")
+        };
+    };
+    format!(
+        "table {table}, last seq {last_value}, {}",
+        lease(source.lease.as_ref())
+    )
+}
+
+fn lease(lease: Option<&LeaseStatus>) -> String {
+    match lease {
+        None => "no relay has held the lease yet".to_owned(),
+        Some(lease) => match lease.expires_in_seconds {
+            Some(left) if lease.held => format!("lease held by {} for {}", lease.owner, span(left)),
+            Some(left) => format!(
+                "lease of {} ended {} ago, no relay is active",
+                lease.owner,
+                span(-left)
+            ),
+            None => format!("lease given up by {}, no relay is active", lease.owner),
+        },
+    }
+}
+
+fn row(sink: &SinkStatus) -> [String; 9] {
+    let of = |value: fn(&LedgerStatus) -> Option<String>| {
+        let value = sink.ledger.as_ref().and_then(value);
+        value.unwrap_or_else(|| NOTHING.to_owned())
+    };
+    let note = match (sink.configured, &sink.ledger) {
+        (true, Some(_)) => "",
+        (true, None) => "no ledger yet",
+        (false, Some(_)) => {
+            "not in the configuration, holds the table back: outbox-relay ledger drop or rename"
+        }
+        (false, None) => "not in the configuration",
+    };
+    [
+        sink.sink.clone(),
+        of(|ledger| Some(ledger.lowest_undelivered.to_string())),
+        of(|ledger| Some(ledger.highest_delivered?.to_string())),
+        of(|ledger| Some(ledger.ranges.to_string())),
+        of(|ledger| Some(pending(ledger))),
+        of(|ledger| Some(span(ledger.oldest_pending.as_ref()?.age_seconds?))),
+        of(|ledger| Some(span(ledger.last_flush_seconds) + " ago")),
+        sink.dead_letters.to_string(),
+        note.to_owned(),
+    ]
+}
+
+fn pending(ledger: &LedgerStatus) -> String {
+    let more = if ledger.pending_is_exact { "" } else { "+" };
+    format!("{}{more}", ledger.pending)
+}
+
+/// Columns as wide as their widest cell. All but the first and the last are numbers, to the right.
+fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(widths).enumerate();
+        let cells: Vec<String> = cells
+            .map(|(column, (cell, width))| match column {
+                0 => format!("{cell:width$}"),
+                _ if column + 1 == N => cell.clone(),
+                _ => format!("{cell:>width$}"),
+            })
+            .collect();
+        text.push_str("  ");
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A time span in its two greatest units.
+fn span(seconds: f64) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // never negative
+    let whole = seconds.max(0.0) as u64;
+    let Some(first) = UNITS.iter().position(|(unit, _)| whole >= *unit) else {
+        return format!("{:.1} s", seconds.max(0.0));
+    };
+    let (unit, name) = UNITS[first];
+    let greatest = format!("{} {name}", whole / unit);
+    match UNITS.get(first + 1) {
+        Some((next, next_name)) => format!("{greatest} {} {next_name}", whole % unit / next),
+        None => greatest,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::super::survey::OldestStatus;
+    use super::*;
+
+    fn sink(name: &str, configured: bool, ledger: Option<LedgerStatus>) -> SinkStatus {
+        SinkStatus {
+            sink: name.into(),
+            configured,
+            ledger,
+            dead_letters: 0,
+        }
+    }
+
+    fn ledger(pending: u64, pending_is_exact: bool) -> LedgerStatus {
+        LedgerStatus {
+            lowest_undelivered: 17,
+            highest_delivered: Some(16),
+            ranges: 1,
+            pending,
+            pending_is_exact,
+            oldest_pending: Some(OldestStatus {
+                seq: 17,
+                created_at: None,
+                age_seconds: Some(3_725.0),
+            }),
+            last_flush: DateTime::default(),
+            last_flush_seconds: 2.25,
+        }
+    }
+
+    #[test]
+    fn columns_are_aligned_and_strangers_are_marked() {
+        let survey = Survey {
+            version: "0",
+            relay: "draft".into(),
+            sources: vec![
+                SourceStatus {
+                    source: "main".into(),
+                    reachable: true,
+                    table: Some("outbox".into()),
+                    last_value: Some(99),
+                    lease: Some(LeaseStatus {
+                        owner: "7-a".into(),
+                        held: true,
+                        expires_in_seconds: Some(8.4),
+                    }),
+                    sinks: vec![
+                        sink("old", false, Some(ledger(100_000, false))),
+                        sink("picks", true, None),
+                    ],
+                    ..SourceStatus::default()
+                },
+                SourceStatus {
+                    source: "other".into(),
+                    error: Some("connection refused".into()),
+                    ..SourceStatus::default()
+                },
+            ],
+        };
+        let expected = "\
+source main: table outbox, last seq 99, lease held by 7-a for 8 s
+  SINK   UNDELIVERED FROM  DELIVERED TO  RANGES  PENDING   OLDEST  FLUSHED  DEAD LETTERS  NOTE
+  old                  17            16       1  100000+  1 h 2 m  2 s ago             0  not in the configuration, \
+holds the table back: outbox-relay ledger drop or rename
+  picks                 -             -       -        -        -        -             0  no ledger yet
+
+source other: not reached: connection refused
+";
+        assert_eq!(text(&survey), expected);
+    }
+
+    #[test]
+    fn a_span_has_two_units() {
+        for (seconds, text) in [
+            (-1.0, "0.0 s"),
+            (0.34, "0.3 s"),
+            (59.9, "59 s"),
+            (61.0, "1 m 1 s"),
+            (90_000.0, "1 d 1 h"),
+        ] {
+            assert_eq!(span(seconds), text);
+        }
+    }
+}

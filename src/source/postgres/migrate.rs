@@ -43,7 +43,7 @@ pub async fn migrate(config: &config::Postgres) -> Result<Vec<String>, SourceErr
     // Two replicas that start with `run --migrate` must not meet: the lock ends with the transaction.
     let mut script =
         String::from("SELECT pg_advisory_xact_lock(hashtextextended('outbox-relay migrate', 0)); ");
-    if exists(&mut link, &names).await? {
+    if holds(&mut link, &exists_sql(&names.table_literal())).await? {
         done.push(format!("{} is there already", names.table));
     } else {
         script.push_str(&filled(OUTBOX, &names));
@@ -63,7 +63,7 @@ pub async fn migrate(config: &config::Postgres) -> Result<Vec<String>, SourceErr
         ));
     }
     // Writers that use two-phase commit can't PREPARE after a NOTIFY: they get no trigger.
-    if config.mode != Mode::Poll && !has_doorbell(&mut link, &names).await? {
+    if config.mode != Mode::Poll && !holds(&mut link, &has_doorbell_sql(&names)).await? {
         script.push_str(&filled(DOORBELL, &names));
         done.push(format!("the doorbell of {} installed", names.table));
     }
@@ -101,17 +101,7 @@ pub(super) async fn installed_version(
     names: &Names,
 ) -> Result<Option<i32>, SourceError> {
     let bookkeeping = format!("{}_outbox_relay_migrations", names.schema);
-    let mut there = false;
-    let sql = format!(
-        "SELECT to_regclass({}) IS NOT NULL AS there",
-        sql::literal(&bookkeeping)
-    );
-    link.query(MIGRATE, sql, |row| {
-        there = row.try_get("there")?;
-        Ok(())
-    })
-    .await?;
-    if !there {
+    if !holds(link, &exists_sql(&sql::literal(&bookkeeping))).await? {
         return Ok(None);
     }
     let mut version = None;
@@ -124,33 +114,27 @@ pub(super) async fn installed_version(
     Ok(version)
 }
 
-async fn has_doorbell(link: &mut Link, names: &Names) -> Result<bool, SourceError> {
-    let mut there = false;
-    let sql = format!(
-        "SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass({}) \
-         AND tgname = 'outbox_relay_ring') AS there",
-        names.table_literal()
-    );
-    link.query(MIGRATE, sql, |row| {
-        there = row.try_get("there")?;
+/// Whether a condition is true in the database.
+async fn holds(link: &mut Link, condition: &str) -> Result<bool, SourceError> {
+    let mut holds = false;
+    link.query(MIGRATE, format!("SELECT {condition} AS holds"), |row| {
+        holds = row.try_get("holds")?;
         Ok(())
     })
     .await?;
-    Ok(there)
+    Ok(holds)
 }
 
-async fn exists(link: &mut Link, names: &Names) -> Result<bool, SourceError> {
-    let mut there = false;
-    let sql = format!(
-        "SELECT to_regclass({}) IS NOT NULL AS there",
+fn exists_sql(table_literal: &str) -> String {
+    format!("to_regclass({table_literal}) IS NOT NULL")
+}
+
+fn has_doorbell_sql(names: &Names) -> String {
+    format!(
+        "EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass({}) \
+         AND tgname = 'outbox_relay_ring')",
         names.table_literal()
-    );
-    link.query(MIGRATE, sql, |row| {
-        there = row.try_get("there")?;
-        Ok(())
-    })
-    .await?;
-    Ok(there)
+    )
 }
 
 fn bookkeeping_sql(names: &Names) -> String {

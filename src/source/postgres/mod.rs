@@ -5,6 +5,7 @@
 
 mod bookkeeping;
 mod doorbell;
+mod holders;
 mod holes;
 mod inspect;
 mod lease;

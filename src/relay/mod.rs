@@ -126,37 +126,27 @@ impl Relay {
 /// The source of this name, not yet connected.
 ///
 /// # Errors
-/// If its settings can't be used, its URL for example.
-///
-/// # Panics
-/// Never: a validated configuration has every source that it names.
+/// If there is none, or its settings can't be used: its URL, for example.
 pub fn open(config: &Config, name: &str) -> Result<Arc<dyn Source>, SourceError> {
-    let Some(source) = config.sources.get(name) else {
-        return Err(SourceError::Refused(format!(
-            "there is no source {name} in the configuration"
-        )));
-    };
-    match &source.kind {
-        #[cfg(feature = "postgres")]
-        crate::config::SourceKind::Postgres(postgres) => {
-            let source = crate::source::postgres::Postgres::new(&config.relay, source, postgres)?;
-            Ok(Arc::new(source))
-        }
-        #[cfg(feature = "sqlite")]
-        crate::config::SourceKind::Sqlite(sqlite) => {
-            let source = crate::source::sqlite::Sqlite::new(&config.relay, source, sqlite);
-            Ok(Arc::new(source))
-        }
-        #[allow(unreachable_patterns)] // by the features of the build
-        kind => Err(kind.not_built()),
-    }
+    let source: Box<dyn Source> = database(config, name)?;
+    Ok(source.into())
 }
 
 /// The ledgers of the source of this name, for commands.
 ///
 /// # Errors
-/// If its settings can't be used, its URL for example.
+/// If there is none, or its settings can't be used: its URL, for example.
 pub fn bookkeeping(config: &Config, name: &str) -> Result<Box<dyn Bookkeeping>, SourceError> {
+    Ok(database(config, name)?)
+}
+
+/// What every kind of source is, to pipelines and to commands.
+trait Database: Source + Bookkeeping {}
+
+impl<T: Source + Bookkeeping> Database for T {}
+
+/// Makes a source. To add a kind, add its arm.
+fn database(config: &Config, name: &str) -> Result<Box<dyn Database>, SourceError> {
     let Some(source) = config.sources.get(name) else {
         return Err(SourceError::Refused(format!(
             "there is no source {name} in the configuration"

@@ -30,6 +30,16 @@ impl Backoff {
         }
     }
 
+    /// For a broker's connection that was lost: often it was closed by a broker that is still there.
+    #[cfg(feature = "rabbitmq")]
+    pub(crate) fn broker() -> Self {
+        Self {
+            initial: Duration::from_millis(50),
+            max: Duration::from_secs(5),
+            failures: 0,
+        }
+    }
+
     /// For a sink's connection, with the delays of its configuration.
     pub(crate) fn sink(retry: crate::config::Retry) -> Self {
         Self {

@@ -46,6 +46,26 @@ impl Payload {
             Self::Json(bytes) | Self::Text(bytes) | Self::Binary(bytes) => bytes,
         }
     }
+
+    /// The word for its column's type, which stands beside it in the dead letters.
+    #[must_use]
+    pub fn stored_type(&self) -> &'static str {
+        match self {
+            Self::Json(_) => "json",
+            Self::Text(_) => "text",
+            Self::Binary(_) => "bytea",
+        }
+    }
+
+    /// The payload of a dead letter, by [`Payload::stored_type`].
+    #[must_use]
+    pub fn of_stored(stored_type: &str, bytes: Bytes) -> Self {
+        match stored_type {
+            "json" => Self::Json(bytes),
+            "text" => Self::Text(bytes),
+            _ => Self::Binary(bytes),
+        }
+    }
 }
 
 impl Event {

@@ -21,6 +21,20 @@ impl fmt::Display for Excerpt<'_> {
     }
 }
 
+/// Event data or a broker's words where they stand alone: control characters escaped, so that they can't move the
+/// cursor of a terminal.
+pub(crate) fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            printable.extend(character.escape_default());
+        } else {
+            printable.push(character);
+        }
+    }
+    printable
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -32,5 +46,10 @@ mod tests {
         assert_eq!(Excerpt(&exactly).to_string(), format!("\"{exactly}\""));
         let longer = "é".repeat(Excerpt::LIMIT + 1);
         assert_eq!(Excerpt(&longer).to_string(), format!("\"{exactly}\"…"));
+    }
+
+    #[test]
+    fn nothing_moves_the_cursor() {
+        assert_eq!(printable("a\u{1b}[2Jé\n\"b\""), "a\\u{1b}[2Jé\\n\"b\"");
     }
 }

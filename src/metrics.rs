@@ -57,6 +57,10 @@ pub const HOLES: &str = "outbox_holes";
 pub const SETTLED: &str = "outbox_settled_total";
 /// Rows found in holes that were taken for dead. They are delivered; anything but 0 is a bug or a broken table.
 pub const LATE_EVENTS: &str = "outbox_late_events_total";
+/// 1 if the newest reload of the configuration succeeded, or there was none; 0 if it changed nothing for its errors.
+pub const RELOAD_SUCCESSFUL: &str = "outbox_config_last_reload_successful";
+/// When the configuration was last read with success, in seconds since 1970.
+pub const RELOAD_TIMESTAMP: &str = "outbox_config_last_reload_timestamp_seconds";
 /// Always 1; its labels say which build this is.
 pub const BUILD_INFO: &str = "outbox_build_info";
 
@@ -124,6 +128,15 @@ pub fn describe() {
     describe_counter!(
         LATE_EVENTS,
         "Rows found in holes that were taken for dead; must stay 0."
+    );
+    describe_gauge!(
+        RELOAD_SUCCESSFUL,
+        "1 unless the newest reload of the configuration failed."
+    );
+    describe_gauge!(
+        RELOAD_TIMESTAMP,
+        Unit::Seconds,
+        "When the configuration was last read with success."
     );
     describe_gauge!(BUILD_INFO, "Always 1; its labels say which build this is.");
 }
@@ -287,6 +300,20 @@ impl Drop for PipelineMetrics {
     fn drop(&mut self) {
         self.set_activity(&Activity::default(), true);
         self.unstored.set(0.0);
+    }
+}
+
+/// What came of the newest reload.
+#[derive(Debug, Clone, Copy)]
+pub struct ReloadGauges;
+
+impl ReloadGauges {
+    /// The configuration was read just now, and is the one that the relay runs by if this was `successful`.
+    pub fn set(self, successful: bool) {
+        gauge!(RELOAD_SUCCESSFUL).set(if successful { 1.0 } else { 0.0 });
+        if successful {
+            gauge!(RELOAD_TIMESTAMP).set(to_f64(Utc::now().timestamp().unsigned_abs()));
+        }
     }
 }
 

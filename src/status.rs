@@ -20,6 +20,17 @@ const BEAT_LIMIT: Duration = Duration::from_secs(60);
 pub struct Status {
     sources: Arc<Mutex<BTreeMap<String, SourceState>>>,
     pipelines: Arc<Mutex<Pipelines>>,
+    /// Why a source's doorbell is out of order.
+    doorbells: Arc<Mutex<BTreeMap<String, String>>>,
+    reload: Arc<Mutex<Option<Reloaded>>>,
+}
+
+/// The newest reload of the configuration.
+#[derive(Debug, Clone)]
+struct Reloaded {
+    at: DateTime<Utc>,
+    /// Everything that was wrong, without any secret; empty: it succeeded.
+    errors: Vec<String>,
 }
 
 /// By source and sink.
@@ -86,6 +97,21 @@ impl Status {
         locked(&self.sources).insert(source.to_owned(), state);
     }
 
+    /// Notes why a source's doorbell is out of order and its table polled; `None`: it is not.
+    pub fn set_doorbell(&self, source: &str, trouble: Option<String>) {
+        let mut doorbells = locked(&self.doorbells);
+        match trouble {
+            Some(trouble) => doorbells.insert(source.to_owned(), trouble),
+            None => doorbells.remove(source),
+        };
+    }
+
+    /// Notes what came of a reload of the configuration: everything that was wrong, or nothing.
+    pub fn set_reload(&self, errors: Vec<String>) {
+        let at = Utc::now();
+        *locked(&self.reload) = Some(Reloaded { at, errors });
+    }
+
     /// The status of a pipeline that starts now.
     #[must_use]
     pub fn start_pipeline(&self, source: &str, sink: &str) -> Arc<PipelineStatus> {
@@ -103,6 +129,17 @@ impl Status {
         });
         locked(&self.pipelines).insert((source.to_owned(), sink.to_owned()), Arc::clone(&status));
         status
+    }
+
+    /// Forgets a pipeline that has ended and is not followed by another.
+    pub fn end_pipeline(&self, source: &str, sink: &str) {
+        locked(&self.pipelines).remove(&(source.to_owned(), sink.to_owned()));
+    }
+
+    /// Forgets a source that is no longer configured, with its pipelines.
+    pub fn remove_source(&self, source: &str) {
+        self.end_pipelines(source);
+        locked(&self.sources).remove(source);
     }
 
     /// Forgets the pipelines of a source that has ended its session.

@@ -7,7 +7,7 @@ use crate::support::eventually::eventually;
 use crate::support::nats;
 use crate::support::port;
 use crate::support::process::Signal;
-use crate::support::relay::{Relay, migrate, run};
+use crate::support::relay::{Relay, migrate, run, run_alone};
 use crate::support::settings::Settings;
 use crate::support::stream::Stream;
 
@@ -34,6 +34,32 @@ fn check_is_offline_unless_told() {
     for text in [&ended.stdout, &ended.stderr] {
         assert!(!text.contains("s3cr3t-word"), "a password: {ended:#?}");
     }
+}
+
+#[test]
+fn check_lists_sinks_that_a_more_general_route_would_have_reached() {
+    let route = |event_types: &[&str], sinks: &[&str]| {
+        let types: Vec<toml::Value> = event_types.iter().map(|t| (*t).into()).collect();
+        let to: toml::Table = sinks
+            .iter()
+            .map(|s| ((*s).to_owned(), true.into()))
+            .collect();
+        let keys = [("event_type", types.into()), ("to", to.into())];
+        toml::Table::from_iter(keys.map(|(key, value)| (key.to_owned(), value)))
+    };
+    let routes = vec![
+        route(&["OrderPaid", "Refund*"], &["a"]),
+        route(&["*"], &["a", "b"]),
+    ];
+    let settings = Settings::of_url("postgres://h")
+        .set("sinks.a.type", "stdout")
+        .set("sinks.b.type", "stdout")
+        .set("routes", routes);
+    let ended = run(&settings, &["check"]);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    let line =
+        "routes[0]: b gets none of OrderPaid, Refund*, which routes[1] alone would send there";
+    assert!(ended.stdout.lines().any(|said| said == line), "{ended:#?}");
 }
 
 #[test]
@@ -258,4 +284,17 @@ async fn the_endpoints_answer_and_the_metrics_have_their_names() {
     assert_eq!(relay.get("/healthz").await.map(|a| a.status), Some(200));
     assert_eq!(relay.get("/none").await.map(|a| a.status), Some(404));
     relay.stop().await;
+}
+
+#[test]
+fn schema_and_completions_need_no_configuration() {
+    let ended = run_alone(&["schema"]);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    let kept = include_str!("../config/outbox.schema.json");
+    assert!(ended.stdout == kept, "config/outbox.schema.json is another");
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let ended = run_alone(&["completions", shell]);
+        assert_eq!(ended.code, Some(0), "{ended:#?}");
+        assert!(ended.stdout.contains("dead-letters"), "{ended:#?}");
+    }
 }

@@ -9,44 +9,25 @@ mod scripted;
 #[path = "jetstream/server.rs"]
 mod server;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
-use bytes::Bytes;
-use chrono::Utc;
 use futures::{StreamExt, TryStreamExt, stream};
 use outbox_relay::config::Jetstream;
 use outbox_relay::error::{Meaning, PublishError};
-use outbox_relay::event::{Event, Payload};
 use outbox_relay::sink::connect::ConnectError;
 use outbox_relay::sink::jetstream::{JetstreamSink, connect, probe};
 use outbox_relay::sink::{Destination, Message};
 use tokio::time::timeout;
 use tower::ServiceExt;
-use uuid::Uuid;
 
+use crate::support;
 use scripted::{Answer, ScriptedServer};
 use server::NatsServer;
 
 /// A message with a body of `size` bytes and a fresh id.
 fn message(subject: &str, size: usize) -> Message {
-    let body = Bytes::from(vec![b'x'; size]);
-    Message {
-        event: Arc::new(Event {
-            seq: 1,
-            id: Uuid::new_v4(),
-            event_type: "PickMade".into(),
-            aggregate_type: None,
-            aggregate_id: Some("42".into()),
-            payload: Payload::Binary(body.clone()),
-            headers: Vec::new(),
-            created_at: Utc::now(),
-        }),
-        destination: Destination::Name(subject.into()),
-        headers: vec![("event_type".into(), "PickMade".into())],
-        body,
-    }
+    support::message::message(Destination::Name(subject.into()), size)
 }
 
 async fn publish(sink: &JetstreamSink, message: Message) -> Result<(), PublishError> {
@@ -294,4 +275,28 @@ async fn publishes_do_not_wait_for_each_other() {
         _ = &mut calls => panic!("acknowledged by nobody"),
         arrived = timeout(Duration::from_secs(20), server.arrived(COUNT)) => arrived.expect("all arrive"),
     }
+}
+
+#[tokio::test]
+async fn a_stream_is_not_created_where_another_captures_its_subjects() {
+    let server = NatsServer::start();
+    let existing = Config {
+        name: "EVERYTHING".into(),
+        subjects: vec!["draft.>".into(), "audit.>".into()],
+        ..Config::default()
+    };
+    let context = server.context().await;
+    context.create_stream(existing).await.expect("a stream");
+    let config = server.config_with_stream("DRAFT", "draft.*");
+    let found = findings(&config).await;
+    assert!(
+        found.contains("EVERYTHING captures its subjects, so none will be created"),
+        "{found}"
+    );
+    let sink = connected(&config).await;
+    publish(&sink, message("draft.a", 1))
+        .await
+        .expect("acknowledged");
+    assert_eq!(stored(&server, "EVERYTHING").await, 1);
+    context.get_stream("DRAFT").await.expect_err("not created");
 }

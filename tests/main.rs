@@ -2,19 +2,29 @@
 //!
 //! `tests/run` starts what they need; see `support` for the pieces.
 
+mod adopt;
 mod cli;
+mod dead_letters;
 mod delivery;
 mod demo;
+mod environment;
 mod examples;
 mod faults;
 mod guard;
+mod jetstream;
+mod kafka;
 mod lease;
 mod ledger;
 mod message;
+mod nats;
 mod notify;
 mod order;
 mod queries;
+mod rabbitmq;
+mod reload;
+mod route;
 mod settle;
+mod sources;
 mod sqlite;
 mod status;
 mod support;

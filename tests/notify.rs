@@ -238,6 +238,12 @@ async fn behind_a_pooler_in_transaction_mode_it_polls_and_says_so() {
         log.contains("pooler in transaction mode").then_some(())
     })
     .await;
+    eventually("/status says so too", SOON, async || {
+        let answer = relay.get("/status").await?;
+        let says = answer.body.contains("pooler in transaction mode");
+        (says && answer.body.contains("doorbell_error")).then_some(())
+    })
+    .await;
     relay.stop().await;
 }
 

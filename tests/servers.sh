@@ -5,6 +5,8 @@
 PATH="$PATH:/usr/sbin:/usr/local/sbin"
 servers=()     # "signal pid" of each server started
 folder=
+kafka_ports=() # PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL, and the controller's
+kafka_pid=
 
 make_folder() {
   folder=$(mktemp -d "${TMPDIR:-/tmp}/outbox-relay-tests.XXXXXX")
@@ -16,7 +18,7 @@ stop_servers() {
   # Each entry is a signal and a pid: two words by intention.
   # shellcheck disable=SC2086
   for server in "${servers[@]}"; do kill -s $server 2>/dev/null || true; done
-  wait
+  wait 2>/dev/null # and not a word on how each ended
   rm -rf "$folder"
 }
 
@@ -33,16 +35,33 @@ install_missing() {
   postgres_programs >/dev/null || packages+=(postgresql)
   have nats-server || packages+=(nats-server)
   have pgbouncer || packages+=(pgbouncer)
+  rabbitmq_programs >/dev/null || packages+=(rabbitmq-server)
   have openssl || packages+=(openssl)
+  have java || packages+=(default-jre-headless)
+  have mvn || packages+=(maven)
   have cc || packages+=(gcc libc6-dev)
+  have c++ || packages+=(g++)
+  have make || packages+=(make)
+  have perl || packages+=(perl)
 
   if ((${#packages[@]})); then
     if [[ $(id -u) == 0 ]] && have apt-get; then
       printf '== installing %s\n' "${packages[*]}"
-      # RUNLEVEL=1: the packages' own services stay down; the tests start their own servers.
+      # The packages' own services stay down, epmd's too; the tests start their own servers.
       export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
+      local policy=/usr/sbin/policy-rc.d
+      if [[ -e $policy ]]; then policy=; else
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+        # shellcheck disable=SC2064 # the value of now
+        trap "rm -f $policy" EXIT
+      fi
       apt-get update -qq
       apt-get install -qq --no-install-recommends "${packages[@]}" >/dev/null
+      if [[ $policy ]]; then
+        rm -f "$policy"
+        trap - EXIT
+      fi
     elif have docker && docker info >/dev/null 2>&1; then
       printf '== missing here: %s; running in a container instead\n' "${packages[*]}"
       exec docker run --rm --init -v "$PWD:/checkout" -w /checkout \
@@ -75,6 +94,11 @@ postgres_programs() {
     newest=$(dirname "$(readlink -f "$(command -v initdb)")")
   fi
   [[ $newest ]] && printf '%s\n' "$newest"
+}
+
+# The folder with rabbitmq-server and rabbitmqctl themselves: those in the PATH are wrappers that become another user.
+rabbitmq_programs() {
+  [[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ]] && have epmd && printf '/usr/lib/rabbitmq/bin\n'
 }
 
 # --- servers -------------------------------------------------------------------------------------------------
@@ -116,6 +140,126 @@ CONF
   printf '%s\n' "$(nats-server --version), $OUTBOX_TEST_NATS"
 }
 
+# Starts RabbitMQ and doesn't wait for it: it takes as long as a build. await_rabbitmq does.
+start_rabbitmq() {
+  local programs home=$folder/rabbitmq as=() environment epmd dist node
+  programs=$(rabbitmq_programs)
+  rabbitmq_port=$(free_port)
+  epmd=$(free_port)
+  dist=$(free_port)
+  node=outbox-tests-$rabbitmq_port@localhost
+  mkdir "$home"
+  # A test must be able to send a message that is too large.
+  cat >"$home/rabbitmq.conf" <<CONF
+listeners.tcp.1 = 127.0.0.1:$rabbitmq_port
+max_message_size = 1048576
+CONF
+  : >"$home/plugins"
+  if [[ $(id -u) == 0 ]]; then
+    as=(--reuid=rabbitmq --regid=rabbitmq --clear-groups)
+    chown -R rabbitmq: "$home"
+  fi
+  start epmd TERM "${as[@]}" -- epmd -address 127.0.0.1 -port "$epmd"
+  environment=(HOME="$home" ERL_EPMD_PORT="$epmd" ERL_EPMD_ADDRESS=127.0.0.1
+    RABBITMQ_NODENAME="$node" RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 RABBITMQ_NODE_PORT="$rabbitmq_port"
+    RABBITMQ_DIST_PORT="$dist" RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1}'
+    RABBITMQ_MNESIA_BASE="$home/mnesia" RABBITMQ_LOG_BASE="$home/log"
+    RABBITMQ_PID_FILE="$home/pid" RABBITMQ_ENABLED_PLUGINS_FILE="$home/plugins"
+    RABBITMQ_CONFIG_FILE="$home/rabbitmq.conf" RABBITMQ_CONF_ENV_FILE=/dev/null
+    RABBITMQ_ALLOW_INPUT=1) # the script then becomes the server, instead of waiting for it
+  # KILL: an orderly stop takes seconds, and its data is thrown away.
+  start rabbitmq KILL "${as[@]}" -- env "${environment[@]}" "$programs/rabbitmq-server" -noinput
+  rabbitmq_pid=$!
+  export OUTBOX_TEST_RABBITMQ=amqp://127.0.0.1:$rabbitmq_port
+}
+
+await_rabbitmq() {
+  await_pid "$rabbitmq_pid" rabbitmq greets "$rabbitmq_port"
+  printf '%s\n' "RabbitMQ, $OUTBOX_TEST_RABBITMQ"
+}
+
+# greets PORT: whether an AMQP broker there begins its handshake, with a method on channel 0.
+greets() {
+  local first
+  exec 3<>"/dev/tcp/127.0.0.1/$1" || return 1
+  printf 'AMQP\0\0\011\001' >&3
+  IFS= read -r -n 1 -t 2 first <&3 || true
+  exec 3>&-
+  [[ $first == $'\001' ]]
+}
+
+# Starts a broker and doesn't wait for it: await_kafka does. Without the jars of Apache Kafka, tests use librdkafka's
+# mock cluster where they can.
+begin_kafka() {
+  local jars
+  if ! jars=$(kafka_jars); then
+    printf '%s\n' "Apache Kafka's jars can't be had (see above): librdkafka's mock cluster stands in for it"
+    export OUTBOX_TEST_KAFKA_FALLBACK=1
+    return
+  fi
+  mkdir "$folder/kafka"
+  kafka_ports=("$(free_port)" "$(free_port)" "$(free_port)" "$(free_port)" "$(free_port)")
+  # KILL: its data is thrown away.
+  start kafka KILL -- tests/kafka/broker "$jars" "$folder/kafka" "${kafka_ports[@]}"
+  kafka_pid=$!
+  export OUTBOX_TEST_KAFKA_JARS=$jars OUTBOX_TEST_KAFKA_FOLDER=$folder/kafka
+  export OUTBOX_TEST_KAFKA=127.0.0.1:${kafka_ports[0]} OUTBOX_TEST_KAFKA_SSL=localhost:${kafka_ports[1]}
+  export OUTBOX_TEST_KAFKA_SASL=127.0.0.1:${kafka_ports[2]} OUTBOX_TEST_KAFKA_SASL_SSL=localhost:${kafka_ports[3]}
+  printf 'a broker is on its way at %s\n' "$OUTBOX_TEST_KAFKA"
+}
+
+await_kafka() {
+  if [[ ${OUTBOX_TEST_KAFKA_FALLBACK:-} ]]; then
+    printf "librdkafka's mock cluster, not Apache Kafka\n"
+    return
+  fi
+  local port deadline=$((SECONDS + 120))
+  for port in "${kafka_ports[@]:0:4}"; do
+    until listens "$port"; do
+      if ((SECONDS > deadline)) || ! kill -0 "$kafka_pid" 2>/dev/null; then
+        tail -n 20 "$folder/kafka.log" >&2
+        fail "kafka did not start"
+      fi
+      sleep 0.2
+    done
+  done
+  printf 'Apache Kafka %s, %s\n' "$(kafka_version)" "$OUTBOX_TEST_KAFKA"
+}
+
+# The folder with the jars of Apache Kafka's broker. They are fetched once, by Maven, which checks them.
+kafka_jars() {
+  local cache=${XDG_CACHE_HOME:-$HOME/.cache}/outbox-relay jars new
+  jars=$cache/kafka-$(kafka_version)
+  if [[ ! -d $jars ]]; then
+    have mvn && have java || return
+    printf '== fetching Apache Kafka %s\n' "$(kafka_version)" >&2
+    mkdir -p "$cache"
+    new=$(mktemp -d "$cache/new.XXXXXX")
+    # Refused if a checksum is wrong; given up, and not tried again, if it takes minutes.
+    if ! timeout 300 mvn --batch-mode --quiet --strict-checksums --file tests/kafka/pom.xml \
+      dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$new" >&2; then
+      rm -rf "$new"
+      return 1
+    fi
+    # Whole, or not there: two runs may fetch at a time.
+    mv -T "$new" "$jars" 2>/dev/null || rm -rf "$new"
+  fi
+  printf '%s\n' "$jars"
+}
+
+# The first version in the file is that of the broker.
+kafka_version() {
+  local line
+  while read -r line; do
+    if [[ $line == '<artifactId>kafka_'* ]]; then
+      read -r line
+      line=${line#<version>}
+      printf '%s\n' "${line%</version>}"
+      return
+    fi
+  done <tests/kafka/pom.xml
+}
+
 # start NAME SIGNAL [OPTIONS OF setpriv] -- COMMAND…: in the background; SIGNAL stops it.
 start() {
   local name=$1 signal=$2 death=()
@@ -127,12 +271,15 @@ start() {
   servers+=("$signal $!")
 }
 
-# await NAME COMMAND…: until the command succeeds.
-await() {
-  local name=$1 deadline=$((SECONDS + 30))
-  shift
+# await NAME COMMAND…: until the command succeeds. NAME was started last.
+await() { await_pid $! "$@"; }
+
+# await_pid PID NAME COMMAND…: the same for any server.
+await_pid() {
+  local pid=$1 name=$2 deadline=$((SECONDS + 60))
+  shift 2
   until "$@" 2>/dev/null; do
-    if ((SECONDS > deadline)) || ! kill -0 $! 2>/dev/null; then
+    if ((SECONDS > deadline)) || ! kill -0 "$pid" 2>/dev/null; then
       tail -n 20 "$folder/$name.log" >&2
       fail "$name did not start"
     fi
@@ -145,10 +292,13 @@ free_port() {
   local port
   while :; do
     port=$((20000 + RANDOM % 10000))
-    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
+    listens "$port" || break
   done
   printf '%d\n' "$port"
 }
+
+# listens PORT: whether somebody does.
+listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # answers PORT PATH: whether an HTTP server there says 200. Not every machine has curl.
 answers() {

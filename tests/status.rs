@@ -417,3 +417,36 @@ async fn a_command_prints_no_progress_where_there_is_no_terminal() {
         ("50 events\n", "")
     );
 }
+
+#[tokio::test]
+async fn pending_events_go_on_growing_while_the_sink_is_away() {
+    let mut server = PrivateNats::start("").await;
+    let database = Database::fresh().await;
+    let stream = Stream::create(&server.url()).await;
+    let settings = Settings::of(&database).publishing_to(&stream);
+    migrate(&settings);
+    let relay = Relay::ready(&settings).await;
+    database.insert("Before", Some("key"), 1).await;
+    stream.await_len(1, SOON).await;
+    server.kill().await;
+    database.insert("Probe", Some("key"), 1).await;
+    let away = |available: f64| available == 0.0;
+    relay
+        .await_metric("outbox_sink_available", &[], SOON, away)
+        .await;
+    for (more, pending) in [(500, 501.0), (1_000, 1_501.0)] {
+        database.insert("Later", Some("key"), more).await;
+        let is_pending = |metric: f64| metric == pending;
+        relay
+            .await_metric("outbox_pending_events", &[], SOON, is_pending)
+            .await;
+        let report = report(&relay).await.expect("an answer");
+        assert_eq!(report["pipelines"][0]["pending"], pending, "{report:#}");
+    }
+    server.start_again().await;
+    stream.await_len(1_502, SOON).await;
+    relay
+        .await_metric("outbox_pending_events", &[], SOON, |metric| metric == 0.0)
+        .await;
+    relay.stop().await;
+}

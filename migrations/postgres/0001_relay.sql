@@ -44,7 +44,8 @@ CREATE TABLE {schema}outbox_source (
     PRIMARY KEY (relay, source)
 );
 
--- Events that a sink's broker refused, whole: the outbox row may be gone when someone looks.
+-- Events that a sink's broker refused, whole: somebody else may have deleted the outbox row when someone looks. The
+-- relay itself keeps the row for as long as a letter of it stands.
 CREATE TABLE {schema}outbox_dead_letter (
     id             bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     relay          text        NOT NULL,
@@ -65,3 +66,6 @@ CREATE TABLE {schema}outbox_dead_letter (
     -- With the event's id, for seq may start anew.
     UNIQUE (relay, source, sink, seq, event_id)
 );
+
+-- For the rows that are kept.
+CREATE INDEX outbox_dead_letter_seq ON {schema}outbox_dead_letter (seq);

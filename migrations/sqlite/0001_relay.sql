@@ -41,7 +41,8 @@ CREATE TABLE outbox_source (
     PRIMARY KEY (relay, source)
 );
 
--- Events that a sink's broker refused, whole: the outbox row may be gone when someone looks.
+-- Events that a sink's broker refused, whole: somebody else may have deleted the outbox row when someone looks. The
+-- relay itself keeps the row for as long as a letter of it stands.
 CREATE TABLE outbox_dead_letter (
     id             INTEGER PRIMARY KEY AUTOINCREMENT,
     relay          TEXT    NOT NULL,
@@ -59,5 +60,9 @@ CREATE TABLE outbox_dead_letter (
     reason         TEXT    NOT NULL,
     attempts       INTEGER NOT NULL,
     dead_at        TEXT    NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
-    UNIQUE (relay, source, sink, seq)
+    -- With the event's id, for seq may start anew.
+    UNIQUE (relay, source, sink, seq, event_id)
 );
+
+-- For the rows that are kept.
+CREATE INDEX outbox_dead_letter_seq ON outbox_dead_letter (seq);

@@ -3,9 +3,10 @@
 use clap::Args as ClapArgs;
 
 use super::say;
-use crate::config::{Config, SinkKind};
+use crate::config::{Config, Routing, Sink, SinkKind};
 use crate::error::{BoxError, chain};
 use crate::relay;
+use crate::route::Overlooked;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -16,8 +17,8 @@ pub(super) struct Args {
 
 /// Something could not be reached, or is not as it must be.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} of the connections failed, see above")]
-struct ConnectionsFailed(usize);
+#[error("{0} of the sources and sinks could not be reached or are not fit, see above")]
+struct NotFit(usize);
 
 pub(super) async fn run(config: &Config, args: &Args) -> Result<(), BoxError> {
     say(&format!(
@@ -25,6 +26,9 @@ pub(super) async fn run(config: &Config, args: &Args) -> Result<(), BoxError> {
         counted(config.sources.len(), "source"),
         counted(config.sinks.len(), "sink")
     ))?;
+    for overlooked in config.routing.iter().flat_map(Routing::overlooked) {
+        say(&said(&overlooked))?;
+    }
     if !args.connect {
         return Ok(());
     }
@@ -43,7 +47,7 @@ pub(super) async fn run(config: &Config, args: &Args) -> Result<(), BoxError> {
         }
     }
     for (name, sink) in &config.sinks {
-        match probe(&sink.kind).await {
+        match probe(config, sink).await {
             Ok(findings) if findings.is_empty() => say(&format!("sink {name}: reached"))?,
             Ok(findings) => say(&format!("sink {name}: reached; {}", findings.join("; ")))?,
             Err(error) => {
@@ -53,17 +57,42 @@ pub(super) async fn run(config: &Config, args: &Args) -> Result<(), BoxError> {
         }
     }
     if failures > 0 {
-        return Err(ConnectionsFailed(failures).into());
+        return Err(NotFit(failures).into());
     }
     Ok(())
 }
 
+fn said(overlooked: &Overlooked) -> String {
+    let Overlooked {
+        route,
+        event_types,
+        sink,
+        later,
+    } = overlooked;
+    let event_types = event_types.join(", ");
+    format!(
+        "routes[{route}]: {sink} gets none of {event_types}, which routes[{later}] alone would send there"
+    )
+}
+
 /// Connects to a broker and says what is worth knowing of it.
-async fn probe(kind: &SinkKind) -> Result<Vec<String>, BoxError> {
-    match kind {
+#[cfg_attr(not(feature = "rabbitmq"), allow(unused_variables))] // it alone looks at destinations
+async fn probe(config: &Config, sink: &Sink) -> Result<Vec<String>, BoxError> {
+    match &sink.kind {
         SinkKind::Stdout | SinkKind::Mock(_) => Ok(Vec::new()),
         #[cfg(feature = "nats")]
         SinkKind::Jetstream(jetstream) => Ok(crate::sink::jetstream::probe(jetstream).await?),
+        #[cfg(feature = "nats")]
+        SinkKind::Nats(nats) => Ok(crate::sink::nats::probe(nats).await?),
+        #[cfg(feature = "rabbitmq")]
+        SinkKind::Rabbitmq(rabbitmq) => {
+            let routes = config.routing.iter().flat_map(|routing| &routing.routes);
+            let routed = routes.filter_map(|route| route.to.get(&sink.name));
+            let destinations: Vec<_> = sink.default_destination.iter().chain(routed).collect();
+            Ok(crate::sink::rabbitmq::probe(rabbitmq, &destinations).await?)
+        }
+        #[cfg(feature = "kafka")]
+        SinkKind::Kafka(kafka) => Ok(crate::sink::kafka::probe(kafka).await?),
     }
 }
 

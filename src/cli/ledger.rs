@@ -3,6 +3,7 @@
 use chrono::SecondsFormat;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
+use super::columns::{Side, aligned};
 use super::say;
 use crate::config::{Config, Start};
 use crate::error::BoxError;
@@ -126,18 +127,8 @@ fn list(config: &Config, shelves: &[Shelf]) -> Result<(), BoxError> {
     let mut lines = vec![header.map(str::to_owned)];
     let entries = shelves.iter().flat_map(|shelf| &shelf.entries);
     lines.extend(entries.map(|entry| line(config, entry)));
-    let mut widths = [0; 8];
-    for line in &lines {
-        for (width, cell) in widths.iter_mut().zip(line) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    for line in lines {
-        let cells = line.iter().zip(widths);
-        let cells: Vec<String> = cells
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        say(cells.join("  ").trim_end())?;
+    for line in aligned([Side::Left; 8], &lines) {
+        say(&line)?;
     }
     Ok(())
 }

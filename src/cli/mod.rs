@@ -3,13 +3,18 @@
 //! Standard output is for results, standard error for logs and errors.
 
 mod check;
+mod columns;
+mod completions;
+mod dead_letters;
 #[cfg(feature = "sqlite")]
 mod demo;
 mod emit;
 mod ledger;
 mod migrate;
 mod progress;
+mod route;
 mod run;
+mod schema;
 mod status;
 mod telemetry;
 
@@ -19,7 +24,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, ConfigErrors, Overrides};
+use crate::config::{ConfigErrors, Origin, Overrides};
 use crate::error::{BoxError, chain};
 use crate::exit::Exit;
 
@@ -55,8 +60,16 @@ enum Command {
     Status(status::Args),
     /// Look at what the sinks have, drop or rename what is left of a sink, start anew after a restore.
     Ledger(ledger::Args),
+    /// Say where an event would go, and why.
+    Route(route::Args),
+    /// Look at events that brokers have refused, have them delivered again, or throw them away.
+    DeadLetters(dead_letters::Args),
     /// Insert events, for trying out.
     Emit(emit::Args),
+    /// Print the JSON Schema of the configuration file, for editors. Needs no configuration.
+    Schema,
+    /// Print what a shell needs to complete this command line. Needs no configuration.
+    Completions(completions::Args),
     /// See it work: drafts in a temporary SQLite outbox, relayed to standard output. Needs no server and no file.
     #[cfg(feature = "sqlite")]
     Demo(demo::Args),
@@ -121,25 +134,35 @@ pub fn main() -> Exit {
 }
 
 async fn execute(command: Command, file: Option<PathBuf>) -> Result<(), Failure> {
-    #[cfg(feature = "sqlite")]
-    if let Command::Demo(args) = &command {
-        return demo::run(args).await.map_err(Failure::Other);
+    let unconfigured = match &command {
+        #[cfg(feature = "sqlite")]
+        Command::Demo(args) => Some(demo::run(args).await),
+        Command::Schema => Some(schema::run()),
+        Command::Completions(args) => Some(completions::run(args)),
+        _ => None,
+    };
+    if let Some(result) = unconfigured {
+        return result.map_err(Failure::Other);
     }
-    let loaded = Config::load(file.as_deref(), &Overrides::none()).map_err(Failure::Config)?;
+    let origin = Origin::find(file.as_deref());
+    let loaded = origin.load(&Overrides::none()).map_err(Failure::Config)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
     let config = loaded.config;
     match command {
-        Command::Run(args) => run::run(config, args).await,
+        Command::Run(args) => run::run(config, origin, args).await,
         Command::Check(args) => check::run(&config, &args).await,
         Command::Migrate(args) => migrate::run(&config, &args).await,
         Command::Status(args) => status::run(&config, &args).await,
         Command::Ledger(args) => ledger::run(&config, &args).await,
+        Command::Route(args) => route::run(&config, &args),
+        Command::DeadLetters(args) => dead_letters::run(&config, &args).await,
         Command::Emit(args) => emit::run(&config, &args).await,
         // Done above.
         #[cfg(feature = "sqlite")]
         Command::Demo(_) => Ok(()),
+        Command::Schema | Command::Completions(_) => Ok(()),
     }
     .map_err(Failure::Other)
 }

@@ -23,8 +23,13 @@ impl Progress {
 
     /// One step is done.
     pub(super) fn step(&self) {
+        self.steps(1);
+    }
+
+    /// So many steps are done.
+    pub(super) fn steps(&self, steps: u64) {
         if let Some(bar) = &self.0 {
-            bar.inc(1);
+            bar.inc(steps);
         }
     }
 }

@@ -14,10 +14,19 @@ pub(super) enum LogFormat {
     Json,
 }
 
+/// RabbitMQ's client warns of each message that comes back, and shows its payload.
+const SILENT: &str = "lapin::returned_messages=off";
+
 /// Starts logging: this program at `level` and its clients at `warn`, or as `RUST_LOG` says.
 pub(super) fn init(format: LogFormat, level: &str) {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new(format!("{level},sqlx=warn,async_nats=warn")));
+    let filter = std::env::var(EnvFilter::DEFAULT_ENV).ok();
+    let filter = filter.and_then(|text| EnvFilter::try_new(format!("{text},{SILENT}")).ok());
+    // What becomes of its connections and messages the sink says itself.
+    let filter = filter.unwrap_or_else(|| {
+        EnvFilter::new(format!(
+            "{level},sqlx=warn,async_nats=warn,lapin=off,{SILENT}"
+        ))
+    });
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -10,7 +10,7 @@ use std::path::Path;
 use super::Environment;
 
 /// The most that is read of any file: a configuration or a secret is far smaller, `/dev/zero` is not.
-const MAX_FILE_BYTES: u64 = 1 << 20;
+pub(super) const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// A text whose references are filled in.
 #[derive(Debug, PartialEq, Eq)]

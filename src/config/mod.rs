@@ -12,6 +12,7 @@
 //! secret: only what stands literally in the file under a key that holds no secret is ever quoted.
 
 mod availability;
+mod contents;
 mod document;
 mod environment;
 mod finding;
@@ -32,14 +33,16 @@ mod validated;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+pub use contents::Contents;
 pub use environment::{Environment, Overrides};
 pub use finding::{ConfigErrors, Finding, KeyPath, Place};
 pub use schema::schema;
 pub use secret::Secret;
 pub use validated::*;
 
+pub(crate) use quantity::parse_duration;
 use report::Report;
 
 /// The file that is read if no other is named and it is there.
@@ -54,6 +57,41 @@ pub struct Loaded {
     pub warnings: Vec<Finding>,
 }
 
+/// Where a configuration is read from: found out once, so that it is read anew from the same place, even if the
+/// file is gone by then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// This file, and the environment.
+    File(PathBuf),
+    /// The environment alone.
+    Environment,
+}
+
+impl Origin {
+    /// The file at `path`, or `./outbox.toml` if there is one, or else the environment alone.
+    #[must_use]
+    pub fn find(path: Option<&Path>) -> Self {
+        let default = Path::new(DEFAULT_FILE);
+        match path {
+            Some(path) => Self::File(path.to_owned()),
+            None if default.exists() => Self::File(default.to_owned()),
+            None => Self::Environment,
+        }
+    }
+
+    /// Reads the configuration, with the environment of this process.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it at once.
+    pub fn load(&self, overrides: &Overrides) -> Result<Loaded, ConfigErrors> {
+        let env = Environment::of_process();
+        match self {
+            Self::File(path) => Config::from_file(path, overrides, &env),
+            Self::Environment => Config::from_environment(overrides, &env),
+        }
+    }
+}
+
 impl Config {
     /// Reads the file at `path`, or `./outbox.toml` if there is one, or else the environment alone; with the
     /// environment of this process.
@@ -61,13 +99,7 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it at once.
     pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Loaded, ConfigErrors> {
-        let env = Environment::of_process();
-        let default = Path::new(DEFAULT_FILE);
-        match path {
-            Some(path) => Self::from_file(path, overrides, &env),
-            None if default.exists() => Self::from_file(default, overrides, &env),
-            None => Self::from_environment(overrides, &env),
-        }
+        Origin::find(path).load(overrides)
     }
 
     /// Reads the file at `path`.

@@ -3,7 +3,6 @@
 
 use figment::value::{Dict, Value};
 
-use super::availability;
 use super::environment::Environment;
 use super::finding::{KeyPath, Place};
 use super::layers::{Assignment, Origin};
@@ -11,6 +10,10 @@ use super::report::Report;
 
 /// What the one source is called that only the environment describes.
 const SOURCE: &str = "default";
+
+/// The stream that the environment alone has created, so that events for its subject are kept: the name, and what it
+/// captures. It gives way to any stream that captures them already.
+const STREAM: (&str, &str) = ("OUTBOX", "outbox.>");
 
 /// Sinks that the environment can describe: their variable, and what no variable says.
 const PUBLISHERS: [Publisher; 5] = [
@@ -73,7 +76,7 @@ pub(super) fn assignments(
         // As the workers had it: real time with JetStream, polling with everything else.
         let realtime = !alone || plain.publisher_name() == Some("jetstream");
         let mode = if realtime {
-            availability::DEFAULT_MODE
+            super::validate::DEFAULT_MODE
         } else {
             "poll"
         };
@@ -84,6 +87,7 @@ pub(super) fn assignments(
     }
     if lacks("sinks") {
         plain.new_sink(alone);
+        plain.new_stream(said);
     }
     for (name, source) in members(said, "sources") {
         if source.get("type").and_then(Value::as_str) == Some("postgres") {
@@ -164,7 +168,7 @@ impl Plain<'_> {
         self.variable(&["sources", name, "poll_interval"], "OUTBOX_POLL_INTERVAL");
         let mode = mode
             .or(self.get("OUTBOX_MODE"))
-            .unwrap_or(availability::DEFAULT_MODE);
+            .unwrap_or(super::validate::DEFAULT_MODE);
         if mode == "notify" {
             self.variable(&["sources", name, "fallback_interval"], "FALLBACK_INTERVAL");
         }
@@ -211,6 +215,22 @@ impl Plain<'_> {
         for (key, value) in publisher.destination {
             self.default(&["sinks", name, key], value);
         }
+    }
+
+    /// The stream of the sink that only the environment describes, unless its subject is another.
+    fn new_stream(&mut self, said: &Dict) {
+        let name = "jetstream";
+        if self.publisher_name() != Some(name) {
+            return;
+        }
+        let other = ["subject", "expected_stream"];
+        let mut sinks = members(said, "sinks").filter(|(sink, _)| *sink == name);
+        if sinks.any(|(_, sink)| other.iter().any(|key| sink.contains_key(*key))) {
+            return;
+        }
+        let (stream, subjects) = STREAM;
+        self.default(&["sinks", name, "stream", "name"], stream);
+        self.default(&["sinks", name, "stream", "subjects"], subjects);
     }
 
     /// `ENABLE_METRICS` and `ENABLE_HEALTH_CHECK` open the endpoints on every interface, as a container wants it.

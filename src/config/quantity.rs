@@ -28,7 +28,7 @@ const SIZE_UNITS: [(&str, u64); 9] = [
 
 /// Why a text is no duration or size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum QuantityError {
+pub(crate) enum QuantityError {
     #[error(
         "is not a duration: write a whole number and a unit (ms, s, m, h, d), such as \"500ms\" or \"1h30m\""
     )]
@@ -46,7 +46,7 @@ pub(super) enum QuantityError {
 }
 
 /// Reads a duration such as `500ms`, `7d` or `1h30m`.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, QuantityError> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, QuantityError> {
     let mut rest = text;
     let mut total: u64 = 0;
     let mut units = DURATION_UNITS.as_slice();

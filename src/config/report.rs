@@ -91,6 +91,16 @@ impl Report {
         }
     }
 
+    /// Reports that no broker would take the destination at `path`. The complaint shows it, so that it is left out where
+    /// the value may be secret.
+    pub(super) fn is_refused(&mut self, path: &KeyPath, complaint: &str) {
+        if self.place(path).is_literal() {
+            self.error(path, complaint);
+        } else {
+            self.error(path, "is no destination that the broker would take");
+        }
+    }
+
     /// Reports that `text` is not what it should be, such as a template. The parser's own words are shown only
     /// where the text may be, for they may repeat some of it.
     pub(super) fn is_no(

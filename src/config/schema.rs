@@ -57,6 +57,10 @@ pub fn schema() -> Schema {
             "items": routes,
         }),
     );
+    schema.insert(
+        "$schema".to_owned(),
+        json!("https://json-schema.org/draft/2020-12/schema"),
+    );
     schema.insert("title".to_owned(), json!("outbox-relay configuration"));
     let description = "Where events come from, where they go, and how. Strings may hold ${VAR}, ${VAR:-default} and \
                        ${file:/path}; $$ is a dollar.";

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Secret;
+use super::{Contents, Secret};
 use crate::route::{Pattern, Template};
 
 /// A whole configuration in which nothing is left to check.
@@ -156,6 +156,8 @@ pub struct Tls {
     pub ca: Option<PathBuf>,
     /// Client certificate and key, PEM.
     pub client: Option<(PathBuf, PathBuf)>,
+    /// What these files hold.
+    pub contents: Contents,
 }
 
 /// `[sinks.NAME]`
@@ -216,6 +218,8 @@ pub struct Envelope {
     pub format: Format,
     /// Name of the third key of the `json` format.
     pub aggregate_field: String,
+    /// The attribute `source` of CloudEvents, a URI reference.
+    pub source: String,
 }
 
 /// Formats of a body.
@@ -225,6 +229,21 @@ pub enum Format {
     Json,
     /// The payload as stored.
     Raw,
+    /// CloudEvents 1.0 in structured mode: the JSON event format.
+    CloudEvents,
+    /// CloudEvents 1.0 in binary mode: the payload as stored, attributes in headers.
+    CloudEventsBinary(Binding),
+}
+
+/// Whose protocol binding of CloudEvents says how attributes become headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binding {
+    /// Kafka: `ce_type`.
+    Kafka,
+    /// AMQP: `cloudEvents:type`.
+    Amqp,
+    /// NATS: `ce-type`, percent-encoded.
+    Nats,
 }
 
 /// `[routing]` and `[[routes]]`
@@ -284,6 +303,15 @@ pub enum SinkKind {
     /// `type = "jetstream"`
     #[cfg(feature = "nats")]
     Jetstream(Jetstream),
+    /// `type = "nats"`
+    #[cfg(feature = "nats")]
+    Nats(Nats),
+    /// `type = "rabbitmq"`
+    #[cfg(feature = "rabbitmq")]
+    Rabbitmq(Rabbitmq),
+    /// `type = "kafka"`
+    #[cfg(feature = "kafka")]
+    Kafka(Kafka),
 }
 
 /// Settings of the mock sink: a broker that does as it is told. Shares are drawn by a hash of the event's id,
@@ -296,6 +324,18 @@ pub struct Mock {
     pub fail: f64,
     /// Share of events (0.0 to 1.0) that are rejected in every attempt.
     pub reject: f64,
+}
+
+/// Settings of a core NATS sink.
+#[cfg(feature = "nats")]
+#[derive(Debug, Clone, PartialEq)]
+pub struct Nats {
+    /// Servers of one cluster, with credentials if the URL has them.
+    pub servers: Vec<Secret>,
+    /// How to authenticate.
+    pub auth: NatsAuth,
+    /// Files for TLS.
+    pub tls: Option<Tls>,
 }
 
 /// Settings of a JetStream sink.
@@ -327,8 +367,8 @@ pub enum NatsAuth {
     Token(Secret),
     /// An NKey seed.
     Nkey(Secret),
-    /// A credentials file.
-    Credentials(PathBuf),
+    /// A credentials file, and what it holds.
+    Credentials(PathBuf, Contents),
 }
 
 /// `[sinks.NAME.stream]`: a stream to create if it isn't there. One that exists is not changed.
@@ -349,4 +389,78 @@ pub struct JetstreamStream {
     pub max_age: Option<Duration>,
     /// Size limit of the stream in bytes; `None`: no limit.
     pub max_bytes: Option<u64>,
+}
+
+/// Settings of a Kafka sink.
+#[cfg(feature = "kafka")]
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kafka {
+    /// Brokers to ask first, `host:port`.
+    pub brokers: Vec<String>,
+    /// How to authenticate; `None`: not at all.
+    pub auth: Option<KafkaAuth>,
+    /// Files for TLS; `None`: connections are not encrypted.
+    pub tls: Option<Tls>,
+    /// Settings of librdkafka, each of which it takes.
+    pub options: BTreeMap<String, Secret>,
+}
+
+/// How a Kafka connection authenticates (SASL).
+#[cfg(feature = "kafka")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaAuth {
+    /// The way of proving who it is.
+    pub mechanism: KafkaMechanism,
+    /// The user.
+    pub user: String,
+    /// The user's password.
+    pub password: Secret,
+}
+
+/// SASL mechanisms.
+#[cfg(feature = "kafka")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KafkaMechanism {
+    /// The password itself is sent: for TLS only.
+    Plain,
+    /// Challenge and response.
+    ScramSha256,
+    /// Challenge and response.
+    ScramSha512,
+}
+
+/// Settings of a RabbitMQ sink.
+#[cfg(feature = "rabbitmq")]
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rabbitmq {
+    /// The host of the URL, an IPv6 address without its brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// Whether the URL says `amqps`.
+    pub encrypted: bool,
+    /// The virtual host.
+    pub vhost: String,
+    /// The user.
+    pub user: String,
+    /// The user's password.
+    pub password: Secret,
+    /// Files for TLS.
+    pub tls: Option<Tls>,
+    /// What to declare when a connection is made.
+    pub declare: RabbitmqDeclare,
+}
+
+/// `[sinks.NAME.declare]`: durable exchange and queues. What is there and agrees is left as it is.
+#[cfg(feature = "rabbitmq")]
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RabbitmqDeclare {
+    /// The exchange, with its type as AMQP spells it.
+    pub exchange: Option<(String, &'static str)>,
+    /// The queues.
+    pub queues: Vec<String>,
+    /// Whether they are quorum queues, or else classic ones.
+    pub quorum: bool,
+    /// The exchange that each queue is bound to, and by which keys.
+    pub bind: Option<(String, Vec<String>)>,
 }

@@ -14,32 +14,37 @@ const CONTENT_TYPE: &str = "content-type";
 const RESERVED: [&str; 4] = [EVENT_TYPE, AGGREGATE_TYPE, AGGREGATE_ID, CONTENT_TYPE];
 
 /// The headers of a message of `event`, in the order in which they are sent: `event_type`, `aggregate_type` and
-/// `aggregate_id` if the event has them, `content-type`, then the event's own in their order.
+/// `aggregate_id` if the event has them, `content-type`, those of `attributes` (CloudEvents in binary mode), then the
+/// event's own in their order, but for those that `is_taken` says an event can't have.
 ///
 /// # Errors
 ///
 /// [`PublishError::invalid`] if a name is not a token as RFC 7230 has it (which NATS demands, and HTTP's tools
 /// expect), or a value holds a control character: with a line break in it, a value could pose as further
 /// headers. Values are not shown, for headers may carry credentials.
-pub fn headers(event: &Event, content_type: &str) -> Result<Vec<(String, String)>, PublishError> {
+pub(super) fn headers(
+    event: &Event,
+    content_type: &str,
+    attributes: Vec<(String, String)>,
+    is_taken: impl Fn(&str) -> bool,
+) -> Result<Vec<(String, String)>, PublishError> {
     let columns = [
         (EVENT_TYPE, Some(event.event_type.as_str())),
         (AGGREGATE_TYPE, event.aggregate_type.as_deref()),
         (AGGREGATE_ID, event.aggregate_id.as_deref()),
         (CONTENT_TYPE, Some(content_type)),
     ];
-    let mut headers = Vec::with_capacity(columns.len() + event.headers.len());
+    let mut headers = Vec::with_capacity(columns.len() + attributes.len() + event.headers.len());
     for (name, value) in columns {
         if let Some(value) = value {
             check_value(name, value)?;
             headers.push((name.to_owned(), value.to_owned()));
         }
     }
+    headers.extend(attributes);
     for (name, value) in &event.headers {
-        if RESERVED
-            .iter()
-            .any(|reserved| name.eq_ignore_ascii_case(reserved))
-        {
+        let mut reserved = RESERVED.iter();
+        if reserved.any(|reserved| name.eq_ignore_ascii_case(reserved)) || is_taken(name) {
             continue;
         }
         check_name(name)?;
@@ -92,20 +97,24 @@ mod tests {
         }
     }
 
+    fn plain(event: &Event, content_type: &str) -> Result<Vec<(String, String)>, PublishError> {
+        headers(event, content_type, Vec::new(), |_| false)
+    }
+
     fn names(event: &Event) -> Vec<String> {
-        let headers = headers(event, "text/plain").expect("headers");
+        let headers = plain(event, "text/plain").expect("headers");
         headers.into_iter().map(|(name, _)| name).collect()
     }
 
     fn refusal(event: &Event) -> String {
-        let error = headers(event, "text/plain").expect_err("refused");
+        let error = plain(event, "text/plain").expect_err("refused");
         assert_eq!(error.meaning(), Meaning::Invalid);
         error.to_string()
     }
 
     #[test]
     fn columns_come_first_and_in_order() {
-        let headers = headers(&fixture::event(), "application/json").expect("headers");
+        let headers = plain(&fixture::event(), "application/json").expect("headers");
         let shown: Vec<String> = headers.iter().map(|(k, v)| format!("{k}: {v}")).collect();
         assert_eq!(
             shown,
@@ -141,6 +150,20 @@ mod tests {
             event.aggregate_id = None;
             assert_eq!(names(&event), ["event_type", "content-type"], "{reserved}");
         }
+    }
+
+    #[test]
+    fn attributes_come_before_the_events_own_and_displace_them() {
+        let mut event = fixture::event();
+        event.headers.push(("x".to_owned(), "forged".to_owned()));
+        let attributes = vec![("x".to_owned(), "true".to_owned())];
+        let headers = headers(&event, "text/plain", attributes, |name| name == "x");
+        let last: Vec<_> = headers.expect("headers").split_off(4);
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(
+            last,
+            [pair("x", "true"), pair("traceparent", "00-ab-cd-01")]
+        );
     }
 
     #[test]

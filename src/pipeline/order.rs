@@ -1,5 +1,7 @@
 //! The gate: one event in flight per key, any number of keys in parallel.
 //!
+//! For a sink that keeps order itself the gate is open: every event goes at once.
+//!
 //! Owns who waits behind whom. Knows nothing of time, brokers or databases. Keys are kept as hashes: should two
 //! ever collide, they are ordered with each other, which is allowed.
 
@@ -9,6 +11,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use crate::event::Event;
+use crate::sink::KeyOrder;
 
 /// Events of one key that wait whole. Those behind them wait as their `seq` and are fetched again, so that a
 /// busy key doesn't fill the memory that the others need.
@@ -20,6 +23,8 @@ const FETCHED_PER_KEY: usize = 128;
 /// Orders the events of one pipeline.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
+    /// Open: no event waits for another.
+    order: KeyOrder,
     hasher: RandomState,
     lanes: HashMap<u64, Lane>,
     /// `seq` to fetch, and whose they are.
@@ -82,6 +87,14 @@ impl Lane {
 }
 
 impl Gate {
+    /// A gate that keeps what the sink doesn't.
+    pub(super) fn new(order: KeyOrder) -> Self {
+        Self {
+            order,
+            ..Self::default()
+        }
+    }
+
     /// How many events wait as their `seq`.
     pub(super) fn unloaded(&self) -> usize {
         self.unloaded
@@ -214,11 +227,10 @@ impl Gate {
         }
     }
 
+    /// Events without one, and all events at an open gate, are in nobody's way.
     fn key(&self, event: &Event) -> Option<u64> {
-        event
-            .aggregate_id
-            .as_ref()
-            .map(|key| self.hasher.hash_one(key))
+        let key = event.aggregate_id.as_ref()?;
+        (self.order == KeyOrder::Gated).then(|| self.hasher.hash_one(key))
     }
 }
 

@@ -70,11 +70,11 @@ impl Rules {
             Resolution::Send(destination) => destination,
             Resolution::Skip => return Ok(None),
         };
-        let body = envelope::encode(&self.envelope, &event)?;
+        let contents = envelope::fill(&self.envelope, &event)?;
         Ok(Some(Message {
             destination,
-            headers: envelope::headers(&event, body.content_type)?,
-            body: body.bytes,
+            headers: contents.headers,
+            body: contents.body,
             event,
         }))
     }

@@ -6,16 +6,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::plan::fed;
+use super::session::Following;
 use crate::error::chain;
 use crate::metrics::{DeadLetterGauges, HoleGauge};
-use crate::source::{SinkStart, Source};
+use crate::source::Source;
+use crate::source::bell::Bell;
 use crate::status::Status;
 
 /// How often the pipelines' own figures are looked at.
 const TICK: Duration = Duration::from_millis(200);
 
 /// How often dead letters are counted although no pipeline has stored one: somebody may have discarded some.
-const RECOUNT: Duration = Duration::from_secs(60);
+const RECOUNT: Duration = Duration::from_secs(10);
 
 /// How long after a count that failed the next one comes.
 const RETRY: Duration = Duration::from_secs(5);
@@ -30,8 +33,10 @@ const PAUSE_PER_COUNT: u32 = 20;
 pub(super) struct Census {
     source: Arc<dyn Source>,
     name: String,
-    /// Sinks that have a figure even if there is nothing to count.
-    sinks: Vec<String>,
+    /// Its sinks have a figure even if there is nothing to count.
+    config: Following,
+    /// What may be out of order.
+    bell: Option<Bell>,
     status: Status,
 }
 
@@ -39,13 +44,15 @@ impl Census {
     pub(super) fn new(
         source: &Arc<dyn Source>,
         name: &str,
-        sinks: &[SinkStart],
+        config: Following,
+        bell: Option<Bell>,
         status: &Status,
     ) -> Self {
         Self {
             source: Arc::clone(source),
             name: name.to_owned(),
-            sinks: sinks.iter().map(|sink| sink.sink.clone()).collect(),
+            config,
+            bell,
             status: status.clone(),
         }
     }
@@ -53,13 +60,15 @@ impl Census {
     /// Counts for ever, or for as long as the future is polled.
     pub(super) async fn run(self) {
         // A count takes its time, and holes go on meanwhile.
-        tokio::join!(self.watch_holes(), self.watch_dead_letters());
+        tokio::join!(self.watch_session(), self.watch_dead_letters());
     }
 
-    async fn watch_holes(&self) {
+    async fn watch_session(&self) {
         let gauge = HoleGauge::new(&self.name);
         loop {
             gauge.set(self.status.holes(&self.name));
+            let trouble = self.bell.as_ref().and_then(Bell::trouble);
+            self.status.set_doorbell(&self.name, trouble);
             tokio::time::sleep(TICK).await;
         }
     }
@@ -101,8 +110,8 @@ impl Census {
     }
 
     fn completed(&self, mut counts: BTreeMap<String, u64>) -> BTreeMap<String, u64> {
-        for sink in &self.sinks {
-            counts.entry(sink.clone()).or_insert(0);
+        for sink in fed(&self.config.borrow(), &self.name) {
+            counts.entry(sink.name.clone()).or_insert(0);
         }
         counts
     }

@@ -1,6 +1,7 @@
 //! Settles what every ledger has, every `settle_interval`, for as long as the lease holds.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,6 +12,27 @@ use crate::lease::Lease;
 use crate::metrics::SettleMetrics;
 use crate::source::{LeaseId, Settler, Source, SourceError};
 
+/// Whether there is something to settle for: a sink with a real broker whose ledger is stored. Before that, what
+/// only mocks have could be settled away from under a sink that is about to join.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Purpose(Arc<AtomicBool>);
+
+impl Purpose {
+    /// A real sink has its ledger.
+    pub(super) fn is_there(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// The last real sink is gone.
+    pub(super) fn is_gone(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+
+    fn exists(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// The janitor of one session.
 #[derive(Debug)]
 pub(super) struct Janitor {
@@ -18,6 +40,7 @@ pub(super) struct Janitor {
     pub(super) id: LeaseId,
     pub(super) lease: Lease,
     pub(super) interval: Duration,
+    pub(super) purpose: Purpose,
     pub(super) metrics: SettleMetrics,
 }
 
@@ -57,6 +80,9 @@ impl Janitor {
         settler: &mut Option<Box<dyn Settler>>,
         began: Instant,
     ) -> Result<(), SourceError> {
+        if !self.purpose.exists() {
+            return Ok(());
+        }
         if settler.is_none() {
             *settler = self.source.settler(&self.id).await?;
         }

@@ -1,36 +1,50 @@
 //! The relay: every source with its pipelines, from start to stop.
 //!
-//! One task per source, which owns everything of it; the tasks share nothing but the configuration.
+//! One task per source, which owns everything of it; the tasks share nothing but the configuration, which the
+//! supervisor hands them. A new one comes by way of the [`Reloader`].
 
 mod builder;
 mod census;
 mod janitor;
 mod keeper;
+mod pipelines;
+mod plan;
+mod reload;
+mod roster;
 mod session;
 mod sinks;
+mod supervisor;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
+use tokio::sync::{mpsc, watch};
 pub use tokio_util::sync::CancellationToken;
 
-use self::session::SourceTask;
+use self::supervisor::{Request, Supervisor};
 use crate::config::Config;
+use crate::metrics::ReloadGauges;
 use crate::sink::BoxSink;
 use crate::source::bookkeeping::Bookkeeping;
+use crate::source::dead_letters::DeadLetters;
 use crate::source::{Source, SourceError};
 use crate::status::{SourceState, Status};
 
 pub use self::builder::RelayBuilder;
+pub use self::plan::{Changes, Plan};
+pub use self::reload::{Reload, ReloadError, Reloader};
+
+/// Sinks by name that are the program's own.
+type Publishers = BTreeMap<String, BoxSink>;
 
 /// A relay that has not been started.
 #[derive(Debug)]
 pub struct Relay {
-    config: Arc<Config>,
-    /// Sinks by name that are the program's own.
-    publishers: Arc<BTreeMap<String, BoxSink>>,
+    config: watch::Sender<Arc<Config>>,
+    publishers: Arc<Publishers>,
     status: Status,
+    reloader: Reloader,
+    requests: mpsc::Receiver<Request>,
 }
 
 /// Why a relay ended other than by being told to.
@@ -61,10 +75,15 @@ impl Relay {
         for name in config.sources.keys() {
             status.set_source(name, SourceState::Connecting { error: None });
         }
+        let config = watch::Sender::new(Arc::new(config));
+        // Reloads take turns: one request at a time.
+        let (request, requests) = mpsc::channel(1);
         Self {
-            config: Arc::new(config),
+            reloader: Reloader::new(config.subscribe(), request, status.clone()),
+            config,
             publishers: Arc::default(),
             status,
+            requests,
         }
     }
 
@@ -80,46 +99,24 @@ impl Relay {
         self.status.clone()
     }
 
+    /// What has it go over to another configuration while it runs.
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
+    }
+
     /// Runs until `stop`, then waits for acknowledgements for at most `shutdown_timeout`, stores the ledgers and
-    /// gives up the leases.
+    /// gives up the leases. What doesn't stop within some seconds beyond that is aborted.
     ///
     /// # Errors
     /// If a source turns out to need an operator before anything can start, or a task dies. The other sources
-    /// are stopped as by `stop`.
+    /// are stopped as by `stop`. A source that a reload has added or changed ends nothing: it halts alone.
     pub async fn run(self, stop: CancellationToken) -> Result<(), RelayError> {
+        ReloadGauges.set(true);
         let stop = stop.child_token();
-        let mut tasks = JoinSet::new();
-        let mut outcome = Ok(());
-        for (name, source_config) in &self.config.sources {
-            match open(&self.config, name) {
-                Ok(source) => {
-                    let task = SourceTask {
-                        config: Arc::clone(&self.config),
-                        publishers: Arc::clone(&self.publishers),
-                        source_config: source_config.clone(),
-                        source,
-                        status: self.status.clone(),
-                        stop: stop.clone(),
-                    };
-                    let name = name.clone();
-                    tasks.spawn(
-                        async move { task.run().await.map_err(|error| failed(name, error)) },
-                    );
-                }
-                Err(error) => {
-                    outcome = Err(failed(name.clone(), error));
-                    stop.cancel();
-                }
-            }
-        }
-        while let Some(ended) = tasks.join_next().await {
-            let ended = ended.unwrap_or_else(|error| Err(RelayError::Died(error)));
-            if ended.is_err() {
-                stop.cancel();
-                outcome = outcome.and(ended);
-            }
-        }
-        outcome
+        Supervisor::new(self.config, self.publishers, self.status, stop)
+            .run(self.requests)
+            .await
     }
 }
 
@@ -140,10 +137,18 @@ pub fn bookkeeping(config: &Config, name: &str) -> Result<Box<dyn Bookkeeping>, 
     Ok(database(config, name)?)
 }
 
-/// What every kind of source is, to pipelines and to commands.
-trait Database: Source + Bookkeeping {}
+/// The dead letters of the source of this name, for commands.
+///
+/// # Errors
+/// If there is none, or its settings can't be used: its URL, for example.
+pub fn dead_letters(config: &Config, name: &str) -> Result<Box<dyn DeadLetters>, SourceError> {
+    Ok(database(config, name)?)
+}
 
-impl<T: Source + Bookkeeping> Database for T {}
+/// What every kind of source is, to pipelines and to commands.
+trait Database: Source + Bookkeeping + DeadLetters {}
+
+impl<T: Source + Bookkeeping + DeadLetters> Database for T {}
 
 /// Makes a source. To add a kind, add its arm.
 fn database(config: &Config, name: &str) -> Result<Box<dyn Database>, SourceError> {
@@ -166,8 +171,4 @@ fn database(config: &Config, name: &str) -> Result<Box<dyn Database>, SourceErro
         #[allow(unreachable_patterns)] // by the features of the build
         kind => Err(kind.not_built()),
     }
-}
-
-fn failed(name: String, source: SourceError) -> RelayError {
-    RelayError::Source { name, source }
 }

@@ -1,147 +1,158 @@
 //! A source from start to stop: sessions, each of which holds the lease once.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{Gauge, gauge};
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::Publishers;
 use super::census::Census;
-use super::janitor::Janitor;
+use super::janitor::{Janitor, Purpose};
 use super::keeper::keep;
-use super::sinks::PipelineTask;
+use super::pipelines::{Holding, Pipelines};
+use super::plan::fed;
+use super::supervisor::Sessions;
 use crate::backoff::Backoff;
 use crate::config::{self, Config, SinkKind};
 use crate::error::chain;
 use crate::lease::Lease;
-use crate::metrics::{LEASE_HELD, PipelineMetrics, SOURCE, SettleMetrics};
-use crate::pipeline::Exit;
-use crate::sink::BoxSink;
+use crate::metrics::{LEASE_HELD, SOURCE, SettleMetrics};
 use crate::source::bell::Bell;
-use crate::source::{
-    Grant, LeaseId, STANDBY_INTERVAL, SinkStart, Source, SourceError, StoredLedger,
-};
+use crate::source::{Grant, LeaseId, STANDBY_INTERVAL, SinkStart, Source, SourceError};
 use crate::status::{SourceState, Status};
 
 /// How often a source that was refused is looked at again: an operator may have mended it.
 const HALTED_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The pause before a pipeline that died of a bug is started anew.
-const RESTART_PAUSE: Duration = Duration::from_secs(1);
-
 /// The pause before a session that was lost is followed by the next.
 const LOST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The newest configuration, and whether there is a newer one than was looked at.
+pub(super) type Following = watch::Receiver<Arc<Config>>;
 
 /// The task of one source.
 #[derive(Debug)]
 pub(super) struct SourceTask {
-    pub(super) config: Arc<Config>,
-    pub(super) publishers: Arc<BTreeMap<String, BoxSink>>,
+    /// Of it only what concerns the sinks is followed; a source that is changed is another task.
+    pub(super) config: Following,
+    pub(super) publishers: Arc<Publishers>,
     pub(super) source_config: config::Source,
     pub(super) source: Arc<dyn Source>,
     pub(super) status: Status,
-    pub(super) stop: CancellationToken,
+    /// How long a pump that is told to stop waits for acknowledgements.
+    pub(super) drain: watch::Receiver<Duration>,
+    pub(super) sessions: Sessions,
+    /// Whether missing tables end the relay: at its start, somebody is there to see it.
+    pub(super) at_start: bool,
 }
 
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     /// By the stop; everything is stored.
     Stopped,
     /// The lease, or the server, is no longer the one of the session.
     Lost,
 }
 
-/// The pipelines of one session.
-struct Session<'a> {
-    task: &'a SourceTask,
-    id: LeaseId,
-    lease: Lease,
-    bell: Option<Bell>,
-    pipelines: JoinSet<Result<Exit, SourceError>>,
-    /// Which sink each task is for.
-    sinks: Vec<(Id, String)>,
-}
-
 impl SourceTask {
     /// Runs sessions until the stop, or until an operator is needed before anything can start.
-    pub(super) async fn run(self) -> Result<(), SourceError> {
+    pub(super) async fn run(self, stop: CancellationToken) -> Result<(), SourceError> {
         let mut backoff = Backoff::source();
-        let name = &self.source_config.name;
+        let mut config = self.config.clone();
         self.held_gauge().set(0.0);
-        while !self.stop.is_cancelled() {
-            let delay = match self.session(&mut backoff).await {
+        while !stop.is_cancelled() {
+            config.mark_unchanged();
+            let outcome = self.session(&mut config, &mut backoff, &stop).await;
+            let delay = match outcome {
                 Ok(End::Stopped) => return Ok(()),
-                Ok(End::Lost) => {
-                    tracing::warn!(
-                        source = name,
-                        "the lease or the server changed, everything is read anew"
-                    );
-                    self.status
-                        .set_source(name, SourceState::Connecting { error: None });
-                    LOST_PAUSE
-                }
-                Err(error @ SourceError::Migrate(_)) => return Err(error),
-                Err(SourceError::Refused(reason)) => {
-                    tracing::error!(source = name, reason, "the source is halted");
-                    self.status.set_source(name, SourceState::Halted { reason });
-                    HALTED_INTERVAL
-                }
-                Err(error) => {
-                    let delay = backoff.failed();
-                    let error = chain(&error);
-                    tracing::warn!(
-                        source = name,
-                        error,
-                        ?delay,
-                        "the source can't be reached and is tried again"
-                    );
-                    self.status
-                        .set_source(name, SourceState::Connecting { error: Some(error) });
-                    delay
-                }
+                Err(error @ SourceError::Migrate(_)) if self.at_start => return Err(error),
+                outcome => self.pause_after(outcome, &mut backoff),
             };
-            self.stop
-                .run_until_cancelled(tokio::time::sleep(delay))
-                .await;
+            // A new configuration may be what was missing.
+            let pause = tokio::time::timeout(delay, newer(&mut config));
+            stop.run_until_cancelled(pause).await;
         }
         Ok(())
     }
 
+    /// Notes why there is no session, and says how long to wait before the next.
+    fn pause_after(&self, outcome: Result<End, SourceError>, backoff: &mut Backoff) -> Duration {
+        let name = &self.source_config.name;
+        let (state, pause) = match outcome {
+            Ok(_) => {
+                tracing::warn!(
+                    source = name,
+                    "the lease or the server changed, everything is read anew"
+                );
+                (SourceState::Connecting { error: None }, LOST_PAUSE)
+            }
+            Err(SourceError::Refused(reason) | SourceError::Migrate(reason)) => {
+                tracing::error!(source = name, reason, "the source is halted");
+                (SourceState::Halted { reason }, HALTED_INTERVAL)
+            }
+            Err(error) => {
+                let delay = backoff.failed();
+                let error = chain(&error);
+                tracing::warn!(
+                    source = name,
+                    error,
+                    ?delay,
+                    "the source can't be reached and is tried again"
+                );
+                (SourceState::Connecting { error: Some(error) }, delay)
+            }
+        };
+        self.status.set_source(name, state);
+        pause
+    }
+
     /// Takes the lease, runs the pipelines, and ends with the lease or by the stop.
-    async fn session(&self, backoff: &mut Backoff) -> Result<End, SourceError> {
-        let Some(inspected) = self.stop.run_until_cancelled(self.source.inspect()).await else {
+    async fn session(
+        &self,
+        config: &mut Following,
+        backoff: &mut Backoff,
+        stop: &CancellationToken,
+    ) -> Result<End, SourceError> {
+        let Some(inspected) = stop.run_until_cancelled(self.source.inspect()).await else {
             return Ok(End::Stopped);
         };
         inspected?;
-        let Some(grant) = self.granted().await? else {
+        let Some((grant, acquired_for)) = self.granted(config, stop).await? else {
             return Ok(End::Stopped);
         };
         backoff.succeeded();
         let held = self.held_gauge();
         held.set(1.0);
-        let end = self.with_lease(grant).await;
+        let end = self.with_lease(grant, acquired_for, config, stop).await;
         held.set(0.0);
-        self.status.end_pipelines(&self.source_config.name);
+        let name = &self.source_config.name;
+        self.status.end_pipelines(name);
+        self.sessions.ended(name);
         Ok(end)
     }
 
-    /// Waits for the lease; `None` if the stop came first.
-    async fn granted(&self) -> Result<Option<Grant>, SourceError> {
+    /// Waits for the lease, and says which configuration's sinks it was taken for; `None` if the stop came first.
+    async fn granted(
+        &self,
+        config: &mut Following,
+        stop: &CancellationToken,
+    ) -> Result<Option<(Grant, Arc<Config>)>, SourceError> {
         let name = &self.source_config.name;
-        let sinks = self.sinks();
         let mut standby = false;
-        while !self.stop.is_cancelled() {
+        while !stop.is_cancelled() {
+            let config = Arc::clone(&config.borrow_and_update());
+            let sinks: Vec<SinkStart> = fed(&config, name).map(start_of).collect();
             // Not to be dropped half-way: a lease that nobody knows of would have to run out.
             if let Some(grant) = self.source.acquire(&sinks).await? {
                 if standby {
                     self.inspect_again(&grant.lease).await?;
                 }
                 tracing::info!(source = name, "the lease is held by this relay");
-                return Ok(Some(grant));
+                return Ok(Some((grant, config)));
             }
             if !standby {
                 standby = true;
@@ -151,8 +162,7 @@ impl SourceTask {
                 );
                 self.status.set_source(name, SourceState::Standby);
             }
-            self.stop
-                .run_until_cancelled(tokio::time::sleep(STANDBY_INTERVAL))
+            stop.run_until_cancelled(tokio::time::sleep(STANDBY_INTERVAL))
                 .await;
         }
         Ok(None)
@@ -169,51 +179,46 @@ impl SourceTask {
         inspected
     }
 
-    async fn with_lease(&self, grant: Grant) -> End {
+    async fn with_lease(
+        &self,
+        grant: Grant,
+        acquired_for: Arc<Config>,
+        config: &mut Following,
+        stop: &CancellationToken,
+    ) -> End {
         for sink in &grant.strangers {
-            tracing::warn!(
-                source = self.source_config.name,
-                sink,
-                "a ledger has no sink in the configuration: its events are never settled; \
-                 drop it by `outbox-relay ledger drop` if the sink is gone for good"
-            );
+            self.warn_of_stranger(sink);
         }
         let lease = Lease::granted(grant.asked_at);
         let keeper = keep(Arc::clone(&self.source), grant.lease.clone(), lease.clone());
         let mut keeper = AbortOnDropHandle::new(tokio::spawn(keeper));
         let (bell, ringing) = self.source.doorbell().unzip();
         let _ringing = ringing.map(|ringing| AbortOnDropHandle::new(tokio::spawn(ringing)));
-        let census = Census::new(
-            &self.source,
-            &self.source_config.name,
-            &self.sinks(),
-            &self.status,
-        );
-        let mut census = AbortOnDropHandle::new(tokio::spawn(census.run()));
-        let mut janitor = self.janitor(&grant.lease, &lease);
-        let mut session = Session {
-            task: self,
+        let mut census = AbortOnDropHandle::new(tokio::spawn(self.census(bell.clone()).run()));
+        let purpose = Purpose::default();
+        let mut janitor = self.janitor(&grant.lease, &lease, &purpose);
+        let holding = Holding {
             id: grant.lease,
             lease,
             bell,
-            pipelines: JoinSet::new(),
-            sinks: Vec::new(),
+            purpose,
         };
-        for ledger in grant.ledgers {
-            session.start(ledger.sink.clone(), Some(ledger), Duration::ZERO);
-        }
+        let mut pipelines = Pipelines::start_all(self, stop, holding, acquired_for, grant.ledgers);
         // Only now: ready means that every sink is, too.
         self.status
             .set_source(&self.source_config.name, SourceState::Active);
-        let end = session.run(&mut keeper, &mut janitor).await;
-        session.lease.revoke();
-        session.pipelines.shutdown().await;
+        let end = self
+            .watch(&mut pipelines, config, stop, &mut keeper, &mut janitor)
+            .await;
+        pipelines.lease().revoke();
+        let id = pipelines.id().clone();
+        pipelines.abort().await;
         // Ended, and not only told to: the next session's sets the same gauges.
         census.abort();
         (&mut census).await.ok();
         drop((keeper, janitor));
         if end == End::Stopped
-            && let Err(error) = self.source.release(&session.id).await
+            && let Err(error) = self.source.release(&id).await
         {
             tracing::warn!(
                 error = chain(&error),
@@ -223,17 +228,45 @@ impl SourceTask {
         end
     }
 
-    /// Settles for as long as the session lasts. A mock is no broker: what only mocks have is not settled.
-    fn janitor(&self, id: &LeaseId, lease: &Lease) -> AbortOnDropHandle<()> {
-        let real = |sink: &config::Sink| !matches!(sink.kind, SinkKind::Mock(_));
-        if !self.fed_sinks().any(real) {
-            return AbortOnDropHandle::new(tokio::spawn(std::future::pending()));
+    /// Until every pipeline has stopped, or the session is lost; follows the configuration meanwhile.
+    async fn watch(
+        &self,
+        pipelines: &mut Pipelines<'_>,
+        config: &mut Following,
+        stop: &CancellationToken,
+        keeper: &mut AbortOnDropHandle<()>,
+        janitor: &mut AbortOnDropHandle<()>,
+    ) -> End {
+        loop {
+            if let Some(config) = pipelines.settled_on() {
+                self.sessions.runs(&self.source_config.name, config);
+            }
+            tokio::select! {
+                _ = &mut *keeper => return End::Lost,
+                _ = &mut *janitor => {
+                    tracing::error!("the task that settles events died of a bug, the session starts anew");
+                    return End::Lost;
+                }
+                ended = pipelines.ended() => {
+                    if pipelines.take_end(ended) == Some(End::Lost) {
+                        return End::Lost;
+                    }
+                }
+                config = newer(config) => pipelines.follow(config),
+                // A source that feeds no sink holds its lease and waits.
+                () = stop.cancelled(), if pipelines.is_empty() => return End::Stopped,
+            }
         }
+    }
+
+    /// Settles for as long as the session lasts.
+    fn janitor(&self, id: &LeaseId, lease: &Lease, purpose: &Purpose) -> AbortOnDropHandle<()> {
         let janitor = Janitor {
             source: Arc::clone(&self.source),
             id: id.clone(),
             lease: lease.clone(),
             interval: self.source_config.settle_interval,
+            purpose: purpose.clone(),
             metrics: SettleMetrics::new(&self.source_config.name),
         };
         let span = tracing::info_span!("janitor", source = self.source_config.name);
@@ -241,19 +274,23 @@ impl SourceTask {
         AbortOnDropHandle::new(tokio::spawn(running))
     }
 
-    /// The sinks that this source feeds.
-    fn fed_sinks(&self) -> impl Iterator<Item = &config::Sink> {
-        let fed = |sink: &&config::Sink| sink.inputs.contains(&self.source_config.name);
-        self.config.sinks.values().filter(fed)
+    fn census(&self, bell: Option<Bell>) -> Census {
+        let name = &self.source_config.name;
+        Census::new(&self.source, name, self.config.clone(), bell, &self.status)
     }
 
-    fn sinks(&self) -> Vec<SinkStart> {
-        self.fed_sinks()
-            .map(|sink| SinkStart {
-                sink: sink.name.clone(),
-                start: sink.start,
-            })
-            .collect()
+    /// Whether a real broker is fed by the source, and not only mocks.
+    pub(super) fn has_broker(&self, config: &Config) -> bool {
+        fed(config, &self.source_config.name).any(is_broker)
+    }
+
+    pub(super) fn warn_of_stranger(&self, sink: &str) {
+        tracing::warn!(
+            source = self.source_config.name,
+            sink,
+            "a ledger has no sink in the configuration: its events are never settled; \
+             drop it by `outbox-relay ledger drop` if the sink is gone for good"
+        );
     }
 
     fn held_gauge(&self) -> Gauge {
@@ -261,86 +298,23 @@ impl SourceTask {
     }
 }
 
-impl Session<'_> {
-    /// Starts the pipeline of `sink`: with the ledger that came with the lease, or `None` to read it anew.
-    fn start(&mut self, sink: String, ledger: Option<StoredLedger>, pause: Duration) {
-        let task = self.task;
-        let source = &task.source_config.name;
-        let Some(sink_config) = task.config.sinks.get(&sink) else {
-            return;
-        };
-        let pipeline = PipelineTask {
-            config: Arc::clone(&task.config),
-            publisher: task.publishers.get(&sink).cloned(),
-            source_config: task.source_config.clone(),
-            sink_config: sink_config.clone(),
-            source: Arc::clone(&task.source),
-            lease_id: self.id.clone(),
-            lease: self.lease.clone(),
-            bell: self.bell.clone(),
-            ledger,
-            pause,
-            metrics: Arc::new(PipelineMetrics::new(source, &sink)),
-            status: task.status.start_pipeline(source, &sink),
-        };
-        let span = tracing::info_span!("pipeline", source, sink);
-        let running = tracing::Instrument::instrument(pipeline.run(task.stop.clone()), span);
-        let handle = self.pipelines.spawn(running);
-        self.sinks.push((handle.id(), sink));
+/// A newer configuration than was looked at last; for ever if none can come.
+async fn newer(config: &mut Following) -> Arc<Config> {
+    if config.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
+    Arc::clone(&config.borrow_and_update())
+}
 
-    /// Until every pipeline has stopped, or the session is lost.
-    async fn run(
-        &mut self,
-        keeper: &mut AbortOnDropHandle<()>,
-        janitor: &mut AbortOnDropHandle<()>,
-    ) -> End {
-        loop {
-            tokio::select! {
-                _ = &mut *keeper => return End::Lost,
-                _ = &mut *janitor => {
-                    tracing::error!("the task that settles events died of a bug, the session starts anew");
-                    return End::Lost;
-                }
-                Some(ended) = self.pipelines.join_next_with_id() => {
-                    if self.pipeline_ended(ended) == Some(End::Lost) {
-                        return End::Lost;
-                    }
-                }
-                // A source that feeds no sink holds its lease and waits.
-                () = self.task.stop.cancelled(), if self.pipelines.is_empty() => return End::Stopped,
-            }
-        }
-    }
+/// A mock is no broker: what only mocks have is not settled.
+pub(super) fn is_broker(sink: &config::Sink) -> bool {
+    !matches!(sink.kind, SinkKind::Mock(_))
+}
 
-    /// Decides what the end of a pipeline means for the session.
-    fn pipeline_ended(
-        &mut self,
-        ended: Result<(Id, Result<Exit, SourceError>), JoinError>,
-    ) -> Option<End> {
-        let (id, exit, pause) = match ended {
-            Ok((id, Ok(exit))) => (id, exit, Duration::ZERO),
-            Ok((id, Err(error))) => {
-                tracing::warn!(error = chain(&error), "a pipeline could not be started");
-                (id, Exit::Fenced, RESTART_PAUSE)
-            }
-            Err(error) => {
-                tracing::error!(
-                    error = chain(&error),
-                    "a pipeline died of a bug, its ledger is read anew"
-                );
-                (error.id(), Exit::Fenced, RESTART_PAUSE)
-            }
-        };
-        let index = self.sinks.iter().position(|(of, _)| *of == id)?;
-        let (_, sink) = self.sinks.swap_remove(index);
-        match exit {
-            Exit::Stopped => None,
-            Exit::Changed => Some(End::Lost),
-            Exit::Fenced => {
-                self.start(sink, None, pause);
-                None
-            }
-        }
+/// Where the ledger of `sink` starts.
+pub(super) fn start_of(sink: &config::Sink) -> SinkStart {
+    SinkStart {
+        sink: sink.name.clone(),
+        start: sink.start,
     }
 }

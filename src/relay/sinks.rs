@@ -3,22 +3,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::janitor::Purpose;
+use super::session::{is_broker, start_of};
 use crate::backoff::Backoff;
 use crate::config::{self, Config, SinkKind};
 use crate::error::chain;
 use crate::lease::Lease;
 use crate::metrics::PipelineMetrics;
 use crate::pipeline::{self, Exit, Limits, Pump, PumpParts};
-use crate::sink::BoxSink;
 use crate::sink::connect::ConnectError;
 use crate::sink::mock::MockSink;
 use crate::sink::stdout::StdoutSink;
+use crate::sink::{BoxSink, Connected};
 use crate::source::bell::Bell;
 use crate::source::{LeaseId, Source, SourceError, StoredLedger};
 use crate::status::PipelineStatus;
+
+/// How often a sink that was refused is tried again: an operator may have mended it.
+const REFUSED_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Everything that the pipeline of one sink needs, but for its stop.
 #[derive(Debug)]
@@ -32,11 +38,23 @@ pub(super) struct PipelineTask {
     pub(super) lease_id: LeaseId,
     pub(super) lease: Lease,
     pub(super) bell: Option<Bell>,
-    /// The ledger as it was stored; `None` if somebody has written to it since.
-    pub(super) ledger: Option<StoredLedger>,
+    pub(super) purpose: Purpose,
+    pub(super) drain: watch::Receiver<Duration>,
+    pub(super) ledger: Ledger,
     pub(super) pause: Duration,
     pub(super) metrics: Arc<PipelineMetrics>,
     pub(super) status: Arc<PipelineStatus>,
+}
+
+/// Where a pipeline has its ledger from.
+#[derive(Debug)]
+pub(super) enum Ledger {
+    /// It came with the lease.
+    Granted(StoredLedger),
+    /// Somebody has written to it since.
+    Changed,
+    /// The sink is new to a session that runs, or ran with other settings until now.
+    Joining,
 }
 
 impl PipelineTask {
@@ -50,6 +68,7 @@ impl PipelineTask {
             Some(Some(prepared)) => prepared,
         };
         self.status.sink_is_connected();
+        let order = sink.order;
         let stack = pipeline::stack(
             sink,
             &self.sink_config,
@@ -58,6 +77,7 @@ impl PipelineTask {
         );
         let pump = Pump::new(PumpParts {
             stack,
+            order,
             reader: self
                 .source
                 .reader(&self.lease_id, &ledger.delivered)
@@ -68,7 +88,8 @@ impl PipelineTask {
                 .ledger_store(&self.lease_id, &self.sink_config.name),
             ledger,
             lease: self.lease,
-            limits: Limits::new(&self.config.relay, &self.source_config, &self.sink_config),
+            limits: Limits::new(&self.source_config, &self.sink_config),
+            drain: self.drain,
             metrics: self.metrics,
             status: self.status,
         });
@@ -76,30 +97,45 @@ impl PipelineTask {
     }
 
     /// The connected sink and the ledger; `None` if the lease is lost.
-    async fn prepared(&mut self) -> Option<(BoxSink, StoredLedger)> {
+    async fn prepared(&mut self) -> Option<(Connected, StoredLedger)> {
         tokio::time::sleep(self.pause).await;
+        // Before the broker: a new ledger starts now, however long the broker is away.
+        let ledger = self.stored_ledger().await?;
+        if is_broker(&self.sink_config) {
+            self.purpose.is_there();
+        }
         let sink = self.connected().await;
-        let ledger = match self.ledger.take() {
-            Some(ledger) => ledger,
-            None => self.reclaimed().await?,
-        };
         Some((sink, ledger))
     }
 
-    /// The ledger that somebody has written to, stamped and read anew; `None` if the lease is no longer ours.
-    async fn reclaimed(&self) -> Option<StoredLedger> {
+    /// The ledger, stamped with our token, to go on from; `None` if the lease is no longer ours.
+    async fn stored_ledger(&mut self) -> Option<StoredLedger> {
+        let joins = match std::mem::replace(&mut self.ledger, Ledger::Changed) {
+            Ledger::Granted(ledger) => return Some(ledger),
+            Ledger::Changed => None,
+            Ledger::Joining => Some(start_of(&self.sink_config)),
+        };
         let mut backoff = Backoff::source();
         loop {
-            match self
-                .source
-                .reclaim(&self.lease_id, &self.sink_config.name)
-                .await
-            {
+            self.status.beat();
+            let answer = match &joins {
+                Some(start) => self.source.join(&self.lease_id, start).await,
+                None => {
+                    let sink = &self.sink_config.name;
+                    self.source.reclaim(&self.lease_id, sink).await
+                }
+            };
+            let delay = match answer {
                 Ok(ledger) => {
-                    if ledger.is_some() {
+                    if joins.is_none() && ledger.is_some() {
                         tracing::info!("the ledger was changed by somebody else and is read anew");
                     }
                     return ledger;
+                }
+                Err(SourceError::Refused(reason)) => {
+                    tracing::error!(reason, "the sink can't join its source");
+                    self.status.sink_is_away(&reason);
+                    REFUSED_INTERVAL
                 }
                 Err(error) => {
                     let delay = backoff.failed();
@@ -108,15 +144,16 @@ impl PipelineTask {
                         ?delay,
                         "the ledger could not be read anew, it is tried again"
                     );
-                    self.wait(delay).await;
+                    delay
                 }
-            }
+            };
+            self.wait(delay).await;
         }
     }
 
-    async fn connected(&self) -> BoxSink {
+    async fn connected(&self) -> Connected {
         if let Some(publisher) = &self.publisher {
-            return publisher.clone();
+            return Connected::gated(publisher.clone());
         }
         let mut backoff = Backoff::sink(self.sink_config.retry);
         loop {
@@ -158,17 +195,31 @@ impl PipelineTask {
 }
 
 /// Makes a sink. To add a kind, add its arm.
-#[cfg_attr(not(feature = "nats"), allow(unused_variables))] // only brokers are told who connects
-async fn connect(relay: &config::Relay, sink: &config::Sink) -> Result<BoxSink, ConnectError> {
-    match &sink.kind {
-        SinkKind::Stdout => Ok(BoxSink::new(StdoutSink::new())),
-        SinkKind::Mock(mock) => Ok(BoxSink::new(MockSink::new(mock.clone()))),
+async fn connect(relay: &config::Relay, sink: &config::Sink) -> Result<Connected, ConnectError> {
+    // Brokers are told who connects; a build may have none.
+    #[cfg_attr(
+        not(any(feature = "kafka", feature = "nats", feature = "rabbitmq")),
+        allow(unused_variables)
+    )]
+    let client_name = format!("outbox-relay {} {}", relay.name, sink.name);
+    Ok(match &sink.kind {
+        SinkKind::Stdout => Connected::gated(StdoutSink::new()),
+        SinkKind::Mock(mock) => Connected::gated(MockSink::new(mock.clone())),
         #[cfg(feature = "nats")]
         SinkKind::Jetstream(jetstream) => {
-            let client_name = format!("outbox-relay {} {}", relay.name, sink.name);
-            crate::sink::jetstream::connect(jetstream, &client_name)
-                .await
-                .map(BoxSink::new)
+            Connected::gated(crate::sink::jetstream::connect(jetstream, &client_name).await?)
         }
-    }
+        #[cfg(feature = "nats")]
+        SinkKind::Nats(nats) => {
+            Connected::gated(crate::sink::nats::connect(nats, &client_name).await?)
+        }
+        #[cfg(feature = "rabbitmq")]
+        SinkKind::Rabbitmq(rabbitmq) => {
+            Connected::gated(crate::sink::rabbitmq::connect(rabbitmq, &client_name).await?)
+        }
+        #[cfg(feature = "kafka")]
+        SinkKind::Kafka(kafka) => {
+            Connected::in_order(crate::sink::kafka::connect(kafka, &client_name).await?)
+        }
+    })
 }

@@ -20,9 +20,9 @@ pub enum Dialect {
     Any,
 }
 
-/// A server takes protocol lines of 4,096 bytes (`max_control_line`) and closes the connection at a longer one.
-/// This leaves 256 of them for the verb, the reply inbox and the sizes.
-const NATS_SUBJECT_BYTES: usize = 3_840;
+/// A server takes protocol lines of 4,096 bytes (`max_control_line`) and closes the connection at a longer one. Half of
+/// it leaves room for the verb, the reply inbox and the sizes, and is what the sink checks before it writes.
+const NATS_SUBJECT_BYTES: usize = 2_048;
 
 /// What brokers allow: a topic is also a directory's name.
 const KAFKA_TOPIC_BYTES: usize = 249;
@@ -43,7 +43,11 @@ impl Dialect {
         match kind {
             SinkKind::Stdout | SinkKind::Mock(_) => Self::Any,
             #[cfg(feature = "nats")]
-            SinkKind::Jetstream(_) => Self::Nats,
+            SinkKind::Jetstream(_) | SinkKind::Nats(_) => Self::Nats,
+            #[cfg(feature = "rabbitmq")]
+            SinkKind::Rabbitmq(_) => Self::Amqp,
+            #[cfg(feature = "kafka")]
+            SinkKind::Kafka(_) => Self::Kafka,
         }
     }
 
@@ -287,7 +291,7 @@ mod tests {
     #[test]
     fn lengths_end_at_the_limit() {
         for (dialect, limit) in [
-            (Dialect::Nats, 3_840),
+            (Dialect::Nats, 2_048),
             (Dialect::Kafka, 249),
             (Dialect::Amqp, 255),
             (Dialect::Any, 4_096),

@@ -5,12 +5,14 @@
 
 mod dialect;
 mod filter;
+mod overlooked;
 mod pattern;
 mod placeholder;
 mod router;
 mod template;
 
 pub use dialect::Dialect;
+pub use overlooked::Overlooked;
 pub use pattern::{Pattern, PatternError};
 pub use router::{Resolution, Router};
 pub use template::{Template, TemplateError};

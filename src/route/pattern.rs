@@ -70,6 +70,13 @@ impl Pattern {
         true
     }
 
+    /// Whether it matches everything that `narrow` matches.
+    #[must_use]
+    pub fn covers(&self, narrow: &Self) -> bool {
+        // A control character stands in no pattern, so only a `*` of ours can match what stands for one of theirs.
+        self.matches(&narrow.0.replace('*', "\0"))
+    }
+
     /// Whether it matches every event type: it consists of `*` alone.
     #[must_use]
     pub fn is_catch_all(&self) -> bool {
@@ -147,6 +154,33 @@ mod tests {
     }
 
     #[test]
+    fn covers_what_is_narrower() {
+        let covers = |general, narrow| {
+            let [general, narrow] =
+                [general, narrow].map(|p| Pattern::parse(p).expect("a pattern"));
+            general.covers(&narrow)
+        };
+        for (general, narrow) in [
+            ("*", "a*"),
+            ("a*", "a"),
+            ("a*", "a*b"),
+            ("a*", "a*"),
+            ("*a*", "**a"),
+        ] {
+            assert!(covers(general, narrow), "{general} {narrow}");
+        }
+        for (general, narrow) in [
+            ("a", "a*"),
+            ("a*b", "a*"),
+            ("a*b", "a"),
+            ("a*", "*a"),
+            ("a*a", "a*"),
+        ] {
+            assert!(!covers(general, narrow), "{general} {narrow}");
+        }
+    }
+
+    #[test]
     fn refuses_what_can_only_be_a_mistake() {
         assert_eq!(Pattern::parse(""), Err(PatternError::Empty));
         let error = Pattern::parse("éa\tb").expect_err("a tab");
@@ -168,6 +202,16 @@ mod tests {
         fn agrees_with_the_model(pattern in "[abé*]{1,8}", text in "[abé]{0,10}") {
             let chars = |text: &str| text.chars().collect::<Vec<_>>();
             prop_assert_eq!(matches(&pattern, &text), model(&chars(&pattern), &chars(&text)));
+        }
+
+        #[test]
+        fn a_pattern_that_covers_another_matches_what_it_matches(
+            general in "[ab*]{1,5}", narrow in "[ab*]{1,5}", text in "[abc]{0,6}",
+        ) {
+            let [general, narrow] = [general, narrow].map(|p| Pattern::parse(&p).expect("a pattern"));
+            if general.covers(&narrow) && narrow.matches(&text) {
+                prop_assert!(general.matches(&text), "{general} {narrow} {text}");
+            }
         }
 
         #[test]

@@ -9,7 +9,7 @@ use crate::sink::Destination;
 
 /// The rules of one sink. The same event resolves the same way each time, so that a retry never changes where
 /// an event goes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Router {
     sink: String,
     dialect: Dialect,
@@ -28,13 +28,13 @@ pub enum Resolution {
     Skip,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 struct Rule {
     event_types: Vec<Pattern>,
     outcome: Outcome,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 enum Outcome {
     Send(DestinationTemplate),
     Skip,
@@ -84,11 +84,26 @@ impl Router {
         }
     }
 
+    /// Which route decides about events of this type, counted from 0 in the order of the file; `None`: none of them,
+    /// and so the sink's default destination if there are no routes at all, else `[routing] unrouted`.
+    #[must_use]
+    pub fn deciding_route(&self, event_type: &str) -> Option<usize> {
+        self.rules.iter().position(|rule| rule.matches(event_type))
+    }
+
+    /// The first route that matches the type and would send such events to this sink, if another before it decides.
+    #[must_use]
+    pub fn overruled_route(&self, event_type: &str) -> Option<usize> {
+        let sends =
+            |rule: &Rule| matches!(rule.outcome, Outcome::Send(_)) && rule.matches(event_type);
+        let first = self.rules.iter().position(sends);
+        first.filter(|first| self.deciding_route(event_type) != Some(*first))
+    }
+
     /// Rules are few and matching them takes nanoseconds each: nothing is remembered per event type.
     fn outcome(&self, event_type: &str) -> &Outcome {
-        let matching = |rule: &&Rule| rule.event_types.iter().any(|p| p.matches(event_type));
-        match self.rules.iter().find(matching) {
-            Some(rule) => &rule.outcome,
+        match self.deciding_route(event_type) {
+            Some(route) => &self.rules[route].outcome,
             None => &self.otherwise,
         }
     }
@@ -113,6 +128,12 @@ impl Router {
             .check_destination(&destination)
             .map_err(PublishError::invalid)?;
         Ok(destination)
+    }
+}
+
+impl Rule {
+    fn matches(&self, event_type: &str) -> bool {
+        self.event_types.iter().any(|p| p.matches(event_type))
     }
 }
 
@@ -151,6 +172,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    #[cfg(any(feature = "kafka", feature = "rabbitmq"))]
+    use crate::config::{Config, Environment};
     use crate::config::{Envelope, Format, Retry, Route, SinkKind};
     use crate::error::Meaning;
     use crate::fixture;
@@ -178,6 +201,7 @@ mod tests {
             envelope: Envelope {
                 format: Format::Json,
                 aggregate_field: "aggregateId".to_owned(),
+                source: "/draft".to_owned(),
             },
             default_destination,
             kind,
@@ -246,6 +270,31 @@ mod tests {
     }
 
     #[test]
+    fn a_decision_can_be_explained() {
+        let router = routed(
+            Unrouted::Skip,
+            vec![
+                route(&["PickMade"], &[("other", "elsewhere")]),
+                route(&["Pick*"], &[("picks", "some")]),
+                route(&["Pick*", "*Made"], &[("picks", "rest")]),
+            ],
+        );
+        for (event_type, deciding, overruled) in [
+            ("PickMade", Some(0), Some(1)),
+            ("PickUndone", Some(1), None),
+            ("TradeMade", Some(2), None),
+            ("Draft", None, None),
+        ] {
+            assert_eq!(router.deciding_route(event_type), deciding, "{event_type}");
+            assert_eq!(
+                router.overruled_route(event_type),
+                overruled,
+                "{event_type}"
+            );
+        }
+    }
+
+    #[test]
     fn what_no_route_matches() {
         let routes = || vec![route(&["PickMade"], &[("other", "elsewhere")])];
         let router = routed(Unrouted::Skip, routes());
@@ -262,6 +311,52 @@ mod tests {
             resolve(&router, "PickMade").expect("skipped"),
             Resolution::Skip
         );
+    }
+
+    /// The reason why an event's destination at the sink of this TOML is refused; `None` if it isn't.
+    #[cfg(any(feature = "kafka", feature = "rabbitmq"))]
+    fn refusal(sink: &str, aggregate_id: &str) -> Option<String> {
+        let text =
+            format!("[sources.s]\ntype = 'postgres'\nurl = 'postgres://h'\n[sinks.k]\n{sink}");
+        let config = Config::from_toml(&text, &Environment::default()).expect("fine");
+        let router = Router::new(&config.config.sinks["k"], None);
+        let event = Event {
+            aggregate_id: Some(aggregate_id.to_owned()),
+            ..fixture::event()
+        };
+        let error = router.resolve(&event).err()?;
+        assert_eq!(error.meaning(), Meaning::Invalid);
+        Some(error.to_string())
+    }
+
+    #[test]
+    #[cfg(all(feature = "kafka", feature = "postgres"))]
+    fn topics_made_of_event_data_are_checked() {
+        let sink = "type = 'kafka'\nbrokers = 'h:1'\ntopic = 'outbox.event.{aggregate_id}'\n";
+        assert_eq!(refusal(sink, "Order_1"), None);
+        let slash = refusal(sink, "a/b").expect("no topic");
+        assert!(
+            slash.starts_with("Kafka topic \"outbox.event.a/b\" has '/'"),
+            "{slash}"
+        );
+        let long = refusal(sink, &"x".repeat(240)).expect("no topic");
+        assert!(long.ends_with("249 is the most"), "{long}");
+        refusal(sink, "").expect("no value");
+    }
+
+    #[test]
+    #[cfg(all(feature = "rabbitmq", feature = "postgres"))]
+    fn routing_keys_and_queues_made_of_event_data_are_checked() {
+        for destination in [
+            "exchange = 'e'\nrouting_key = '{aggregate_id}'",
+            "queue = 'q.{aggregate_id}'",
+        ] {
+            let sink = format!("type = 'rabbitmq'\nurl = 'amqp://h'\n{destination}\n");
+            assert_eq!(refusal(&sink, "a b#*"), None);
+            refusal(&sink, "a\r\nb").expect("a line break");
+            let long = refusal(&sink, &"é".repeat(128)).expect("too long");
+            assert!(long.ends_with("255 is the most"), "{long}");
+        }
     }
 
     #[cfg(feature = "nats")]

@@ -62,6 +62,15 @@ impl Template {
         matches!(self.parts.first(), Some(Part::Literal(_)))
     }
 
+    /// The one destination of all events, if the template has no placeholder.
+    #[cfg(feature = "rabbitmq")]
+    pub(crate) fn literal(&self) -> Option<&str> {
+        match self.parts.as_slice() {
+            [Part::Literal(literal)] => Some(literal),
+            _ => None,
+        }
+    }
+
     /// The destination of `event`. Whether a broker takes it is not checked here.
     ///
     /// # Errors

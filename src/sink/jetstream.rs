@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::{Context, ContextBuilder};
-use async_nats::{Client, Event, HeaderMap, HeaderName, HeaderValue, Subscriber, header};
+use async_nats::{Client, Event, HeaderMap, HeaderValue, Subscriber, header};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use tokio_util::task::AbortOnDropHandle;
@@ -33,7 +33,7 @@ use self::acks::{Acks, Outcome};
 use self::capture::Capture;
 use self::refusal::Failure;
 use super::connect::ConnectError;
-use super::nats;
+use super::nats_connection;
 use super::{Destination, Message};
 use crate::config;
 use crate::error::PublishError;
@@ -76,7 +76,7 @@ pub async fn connect(
         .map(|name| stream::checked_name("expected_stream", name))
         .transpose()?;
     let acks = Arc::new(Acks::default());
-    let client = nats::connect(&connection(config, client_name), {
+    let client = nats_connection::connect(&connection(config, client_name), {
         let acks = Arc::clone(&acks);
         move |event| react(&acks, event)
     })
@@ -117,7 +117,8 @@ pub async fn probe(config: &config::Jetstream) -> Result<Vec<String>, ConnectErr
     if let Some(name) = &config.expected_stream {
         stream::checked_name("expected_stream", name)?;
     }
-    let client = nats::connect(&connection(config, "outbox-relay check"), |_| ()).await?;
+    let client =
+        nats_connection::connect(&connection(config, "outbox-relay check"), |_| ()).await?;
     let server = client.server_info();
     let context: Context = ContextBuilder::new().timeout(API_TIMEOUT).build(client);
     let mut findings = vec![format!(
@@ -143,8 +144,8 @@ pub async fn probe(config: &config::Jetstream) -> Result<Vec<String>, ConnectErr
     Ok(findings)
 }
 
-fn connection<'a>(config: &'a config::Jetstream, name: &'a str) -> nats::Options<'a> {
-    nats::Options {
+fn connection<'a>(config: &'a config::Jetstream, name: &'a str) -> nats_connection::Options<'a> {
+    nats_connection::Options {
         servers: &config.servers,
         auth: &config.auth,
         tls: config.tls.as_ref(),
@@ -159,8 +160,8 @@ fn react(acks: &Acks, event: &Event) {
         // stream drops the repetition.
         Event::Disconnected | Event::Closed => acks.fail_all(),
         Event::ServerError(error) => {
-            if let Some(subject) = nats::forbidden_subject(error) {
-                acks.forbid(subject);
+            if let Some(subject) = nats_connection::forbidden_subject(error) {
+                acks.forbid(&subject);
             }
         }
         _ => (),
@@ -198,7 +199,7 @@ impl Publisher {
                 "the jetstream sink needs a subject as destination",
             ));
         };
-        nats::frame::check_subject(&subject)?;
+        nats_connection::frame::check_subject(&subject)?;
         // While there is no connection the client would queue the message, and write it long after the timeout.
         if self.client.connection_state() != State::Connected {
             return Err(refusal::classify(Failure::Disconnected));
@@ -240,19 +241,9 @@ impl Publisher {
     }
 
     fn headers(&self, message: &Message) -> Result<HeaderMap, PublishError> {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::NATS_MESSAGE_ID, message.id().to_string());
+        let mut headers = nats_connection::frame::headers(message)?;
         if let Some(stream) = &self.expected_stream {
             headers.insert(header::NATS_EXPECTED_STREAM, stream.clone());
-        }
-        for (name, value) in &message.headers {
-            nats::frame::check_header(name, value)?;
-            let refused = || PublishError::invalid(format!("NATS can't carry the header {name:?}"));
-            let parsed_name: HeaderName =
-                name.parse().map_err(|error| refused().caused_by(error))?;
-            let parsed_value: HeaderValue =
-                value.parse().map_err(|error| refused().caused_by(error))?;
-            headers.append(parsed_name, parsed_value);
         }
         Ok(headers)
     }

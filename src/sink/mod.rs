@@ -7,21 +7,31 @@
 //! - An error says what it means for the event ([`crate::error::Meaning`]); when in doubt it is
 //!   `Unavailable`, which loses nothing.
 //! - `poll_ready` never fails. A lost connection is reported by the call, and the next call may find it mended.
-//! - Calls run concurrently. The pump has one call in flight per ordering key, so a sink need not order them.
+//! - Calls run concurrently. The pump has one call in flight per ordering key, so a sink need not order them,
+//!   unless it says that it does ([`KeyOrder::Kept`]).
 //! - A dropped future may or may not have published: the event is published again, with the same id.
 
 pub mod connect;
 #[cfg(feature = "nats")]
 pub mod jetstream;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod mock;
 #[cfg(feature = "nats")]
-mod nats;
+pub mod nats;
+#[cfg(feature = "nats")]
+mod nats_connection;
+#[cfg(any(feature = "nats", feature = "rabbitmq"))]
+mod pem;
 pub mod publisher;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;
 pub mod stdout;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tower::Service;
 use tower::util::BoxCloneSyncService;
 use uuid::Uuid;
 
@@ -30,6 +40,62 @@ use crate::event::Event;
 
 /// Any sink, as the pipeline holds it.
 pub type BoxSink = BoxCloneSyncService<Message, (), PublishError>;
+
+/// A sink that is connected, and what its pipeline must know of it.
+#[derive(Debug, Clone)]
+pub struct Connected {
+    /// The sink.
+    pub service: BoxSink,
+    /// Who keeps events of one key in order.
+    pub order: KeyOrder,
+}
+
+/// Who keeps the events of one key in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KeyOrder {
+    /// The pipeline does: an event is handed over once the one before it on its key was answered.
+    #[default]
+    Gated,
+    /// The sink does, so that a key is as fast as the connection. It promises:
+    ///
+    /// - It is always ready, and a message is handed over in `call` itself, not when the future is polled: calls
+    ///   come from one task, in the order that is to be kept.
+    /// - Once a message has failed as [`Unavailable`](crate::error::Meaning::Unavailable), none that was handed
+    ///   over after it with the same key and destination is published, and each of them fails that way too, until
+    ///   every future has ended. The pipeline then goes on with the first that was not acknowledged.
+    /// - It has no limit of time of its own. The pipeline sets none either, for a message that waits within a
+    ///   client after its time is up would be sent once more behind its successors; it reports an outage while
+    ///   nothing at all is answered.
+    ///
+    /// A message that is rejected doesn't come again: its successors are out already.
+    Kept,
+}
+
+impl Connected {
+    /// A sink whose order the pipeline keeps.
+    pub fn gated<S>(sink: S) -> Self
+    where
+        S: Service<Message, Response = (), Error = PublishError> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+    {
+        Self {
+            service: BoxSink::new(sink),
+            order: KeyOrder::Gated,
+        }
+    }
+
+    /// A sink that keeps order itself: see [`KeyOrder::Kept`] for what it promises.
+    pub fn in_order<S>(sink: S) -> Self
+    where
+        S: Service<Message, Response = (), Error = PublishError> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+    {
+        Self {
+            service: BoxSink::new(sink),
+            order: KeyOrder::Kept,
+        }
+    }
+}
 
 /// An event made ready for one sink: where it goes and the bytes that go there.
 #[derive(Debug, Clone)]

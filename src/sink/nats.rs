@@ -1,109 +1,192 @@
-//! A connection to NATS, as every sink that speaks NATS makes it: servers, credentials, TLS, reconnecting.
+//! Core NATS: publishes to subjects, and has the server confirm that it has taken what was published.
 //!
-//! Owns what is the same for core NATS and JetStream. Must not know what is published or how it is acknowledged.
+//! - `Ok(())` means that the server has handled the message: it has handed it to everybody who is subscribed at that
+//!   moment. Where nobody is, or a subscriber is cut off, it is gone: core NATS keeps nothing. Whoever needs that takes
+//!   JetStream.
+//! - Core NATS acknowledges nothing, and a flush proves nothing: batches are fenced instead (`fence`).
+//! - Each message carries `Nats-Msg-Id` = event id, for consumers that deduplicate.
+//! - Publishes are pipelined. The sink sets no limit of its own: what is in flight is what its callers hold. It sets
+//!   no timeout either: the pipeline's timeout layer does.
+//! - A lost connection fails everything that no fence has confirmed, at once, and further calls until it is back.
 //!
-//! The client reconnects by itself for as long as it takes, at once and then with delays that grow to four
-//! seconds. Certificate files are read anew at each connect; credentials are read once.
+//! The relay needs permission to publish to its subjects, and to publish and subscribe to `_INBOX.>`.
 
-mod address;
-mod credentials;
-pub(super) mod frame;
-mod journal;
-mod tls;
+mod fence;
+mod line;
+mod refusal;
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
+use async_nats::connection::State;
+use async_nats::{Client, Event, HeaderMap, Statistics};
+use futures::future::BoxFuture;
+use tokio_util::task::AbortOnDropHandle;
+use tower::Service;
+use uuid::Uuid;
 
-use self::address::Addresses;
-use self::journal::Journal;
-pub(super) use self::journal::forbidden_subject;
+use self::fence::Fences;
+use self::line::{Errors, Line, connection};
+use self::refusal::{Failure, classify};
 use super::connect::ConnectError;
+use super::nats_connection;
+use super::{Destination, Message};
 use crate::config;
+use crate::error::PublishError;
 
-/// Sign of life from the server: a peer that vanished without a word is noticed after three of these at the
-/// latest, and in-flight publishes fail then instead of one by one.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// How long the first fence may take: as a request to a server that answers everything else.
+const FIRST_FENCE: Duration = Duration::from_secs(5);
 
-/// TCP, TLS and NATS handshake with one server.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Publishes that may wait for the connection's writer. It holds the usual window, and it is all that can go
-/// out late after an outage; publishes beyond it wait in their own futures, where a timeout ends them.
-const WRITER_QUEUE: usize = 1_024;
-
-/// What a connection needs.
-#[derive(Debug)]
-pub(super) struct Options<'a> {
-    /// URLs of the servers of one cluster.
-    pub(super) servers: &'a [config::Secret],
-    /// How to authenticate; credentials in a URL count where this is `None`.
-    pub(super) auth: &'a config::NatsAuth,
-    /// Files for TLS. TLS is required where this is given, whatever the URL's scheme.
-    pub(super) tls: Option<&'a config::Tls>,
-    /// How the connection is named in logs and in the server's monitoring.
-    pub(super) name: &'a str,
+/// Publishes to core NATS. Clones share one connection.
+#[derive(Debug, Clone)]
+pub struct NatsSink {
+    publisher: Arc<Publisher>,
 }
 
-/// Connects once. `on_event` is called for each of the connection's events, in order; it must be quick.
+#[derive(Debug)]
+struct Publisher {
+    client: Client,
+    statistics: Arc<Statistics>,
+    fences: Arc<Fences>,
+    /// Ends with the last clone of the sink.
+    _line: AbortOnDropHandle<()>,
+}
+
+/// Connects once, and sends a first fence: without its return nothing could ever be confirmed.
 ///
 /// # Errors
 ///
-/// `Config` for a malformed URL, and for files that can't be read or don't hold what they should;
-/// `Unavailable` for everything that the server or the network can mend.
-pub(super) async fn connect(
-    options: &Options<'_>,
-    on_event: impl Fn(&Event) + Send + Sync + 'static,
-) -> Result<Client, ConnectError> {
-    let addresses = Addresses::parse(options.servers)?;
-    let auth = match options.auth {
-        config::NatsAuth::None => &addresses.auth,
-        configured => configured,
+/// `Config` names the key that the operator must change; `Unavailable` is worth another attempt.
+pub async fn connect(config: &config::Nats, client_name: &str) -> Result<NatsSink, ConnectError> {
+    let fences = Arc::new(Fences::new());
+    let inbox = format!("_INBOX.{}", Uuid::new_v4().simple());
+    let options = nats_connection::Options {
+        servers: &config.servers,
+        auth: &config.auth,
+        tls: config.tls.as_ref(),
+        name: client_name,
     };
-    let journal = Arc::new(Journal::new(options.name, addresses.to_string()));
-    let mut client = ConnectOptions::new()
-        .name(options.name)
-        .ping_interval(PING_INTERVAL)
-        .connection_timeout(CONNECT_TIMEOUT)
-        .client_capacity(WRITER_QUEUE)
-        .event_callback(move |event| {
-            journal.record(&event);
-            on_event(&event);
-            std::future::ready(())
-        });
-    client = credentials::apply(client, auth).await?;
-    if let Some(files) = options.tls {
-        client = tls::apply(client, files).await?;
-    }
-    // The client builds its TLS configuration from the process's default provider and panics without one.
-    // If there is one already, it stays.
-    rustls::crypto::ring::default_provider()
-        .install_default()
-        .ok();
-    client
-        .connect(addresses.servers.as_slice())
+    let errors = Arc::new(Errors::default());
+    let client = nats_connection::connect(&options, {
+        let (fences, errors) = (Arc::clone(&fences), Arc::clone(&errors));
+        let inbox = inbox.clone();
+        move |event| react(&fences, &errors, &inbox, event)
+    })
+    .await?;
+    let returns = client
+        .subscribe(inbox.clone())
         .await
-        .map_err(|error| explain(error, &addresses))
+        .map_err(|error| unfenced().caused_by(error))?;
+    let line = Line::new(client.clone(), inbox, returns, Arc::clone(&fences), errors);
+    let publisher = Publisher {
+        statistics: client.statistics(),
+        client,
+        fences,
+        _line: AbortOnDropHandle::new(tokio::spawn(line.run())),
+    };
+    publisher.first_fence().await?;
+    Ok(NatsSink {
+        publisher: Arc::new(publisher),
+    })
 }
 
-/// Says what a failed first connect means. A file that is wrong was found before; what is left is a server
-/// that may be mended, except for a key that can't sign.
-fn explain(error: async_nats::ConnectError, addresses: &Addresses) -> ConnectError {
-    let context = match error.kind() {
-        ConnectErrorKind::Authentication => {
-            return ConnectError::config(
-                "auth",
-                "the seed or the credentials file can't sign the server's challenge; is it a user's seed (SU…)?",
-            );
+/// Connects and sees a fence come back: for `check --connect`. Each line of the result is something that the operator
+/// may want to know.
+///
+/// # Errors
+///
+/// As [`connect`].
+pub async fn probe(config: &config::Nats) -> Result<Vec<String>, ConnectError> {
+    let sink = connect(config, "outbox-relay check").await?;
+    let server = sink.publisher.client.server_info();
+    Ok(vec![format!(
+        "connected to NATS server {} {}",
+        server.server_name, server.version
+    )])
+}
+
+fn unfenced() -> ConnectError {
+    ConnectError::unavailable(
+        "NATS does not return what is published to an inbox; may the relay publish and subscribe to _INBOX.>?",
+    )
+}
+
+/// What an event of the connection means for publishes in flight.
+fn react(fences: &Fences, errors: &Errors, inbox: &str, event: &Event) {
+    match event {
+        Event::Disconnected | Event::Closed => fences.fail_all(),
+        Event::ServerError(error) => {
+            match nats_connection::forbidden_subject(error) {
+                Some(subject) if subject == inbox => fences.refuse_fence(),
+                Some(subject) => fences.forbid(&subject),
+                None => (),
+            }
+            errors.heard(error);
         }
-        ConnectErrorKind::AuthorizationViolation => {
-            format!(
-                "NATS at {addresses} refused the credentials; look at [auth] and the server's accounts"
-            )
+        _ => (),
+    }
+}
+
+impl Service<Message> for NatsSink {
+    type Response = ();
+    type Error = PublishError;
+    type Future = BoxFuture<'static, Result<(), PublishError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), PublishError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, message: Message) -> Self::Future {
+        let publisher = Arc::clone(&self.publisher);
+        Box::pin(async move { publisher.publish(message).await })
+    }
+}
+
+impl Publisher {
+    async fn first_fence(&self) -> Result<(), ConnectError> {
+        let mut ticket = self.fences.expect("", connection(&self.statistics));
+        ticket.sent();
+        match tokio::time::timeout(FIRST_FENCE, ticket.outcome()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(failure)) => Err(unfenced().caused_by(classify(failure))),
+            Err(elapsed) => Err(unfenced().caused_by(elapsed)),
         }
-        ConnectErrorKind::TimedOut => format!("NATS at {addresses} did not answer"),
-        _ => format!("can't connect to NATS at {addresses}"),
-    };
-    ConnectError::unavailable(context).caused_by(error)
+    }
+
+    async fn publish(&self, message: Message) -> Result<(), PublishError> {
+        let headers = nats_connection::frame::headers(&message)?;
+        let Destination::Name(subject) = message.destination else {
+            return Err(PublishError::invalid(
+                "the nats sink needs a subject as destination",
+            ));
+        };
+        nats_connection::frame::check_subject(&subject)?;
+        self.exchange(subject, headers, message.body)
+            .await
+            .map_err(classify)
+    }
+
+    /// Sends one message and awaits the fence behind it.
+    async fn exchange(
+        &self,
+        subject: String,
+        headers: HeaderMap,
+        body: bytes::Bytes,
+    ) -> Result<(), Failure> {
+        // While there is no connection the client would queue the message, and write it long after the timeout.
+        if self.client.connection_state() != State::Connected {
+            return Err(Failure::Disconnected);
+        }
+        let mut ticket = self.fences.expect(&subject, connection(&self.statistics));
+        let sending = self.client.publish_with_headers(subject, headers, body);
+        // The send waits while the writer's queue is full; losing the connection must end that too.
+        tokio::select! {
+            biased;
+            sent = sending => sent.map_err(Failure::Unsent)?,
+            outcome = ticket.outcome() => return outcome,
+        }
+        ticket.sent();
+        ticket.outcome().await
+    }
 }

@@ -29,6 +29,7 @@ pub enum Waiting {
 pub struct Bell {
     waiting: watch::Receiver<Waiting>,
     active_at: watch::Sender<Instant>,
+    trouble: watch::Receiver<Option<String>>,
 }
 
 /// The source's end of the bell.
@@ -36,6 +37,7 @@ pub struct Bell {
 pub struct Ringer {
     waiting: watch::Sender<Waiting>,
     active_at: watch::Receiver<Instant>,
+    trouble: watch::Sender<Option<String>>,
 }
 
 impl Bell {
@@ -44,13 +46,16 @@ impl Bell {
     pub fn new(every: Duration) -> (Self, Ringer) {
         let (waiting, waiting_receiver) = watch::channel(Waiting::Polling { every });
         let (active_at, active_receiver) = watch::channel(Instant::now());
+        let (trouble, trouble_receiver) = watch::channel(None);
         let bell = Self {
             waiting: waiting_receiver,
             active_at,
+            trouble: trouble_receiver,
         };
         let ringer = Ringer {
             waiting,
             active_at: active_receiver,
+            trouble,
         };
         (bell, ringer)
     }
@@ -68,6 +73,12 @@ impl Bell {
         }
     }
 
+    /// Why nobody can ring, so that the table is polled; `None`: nothing is wrong.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.borrow().clone()
+    }
+
     /// A read found something.
     pub fn active(&self) {
         self.active_at.send_replace(Instant::now());
@@ -82,6 +93,11 @@ impl Ringer {
             *now = waiting;
             modified
         });
+    }
+
+    /// Says why nobody can ring; `None`: it is in order again.
+    pub fn set_trouble(&self, trouble: Option<String>) {
+        self.trouble.send_replace(trouble);
     }
 
     /// How long no pipeline has found anything.

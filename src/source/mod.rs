@@ -5,6 +5,7 @@
 
 pub mod bell;
 pub mod bookkeeping;
+pub mod dead_letters;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod headers;
 pub mod overview;
@@ -53,7 +54,8 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     async fn inspect(&self) -> Result<(), SourceError>;
 
     /// Takes the lease if nobody has it, and stamps a fresh token on every ledger of the source before reading
-    /// them. Ledgers that `sinks` lack are stored first. `None` if another relay has the lease.
+    /// them. Ledgers that `sinks` lack are stored first, but for those of sinks that must say where they start and
+    /// don't: these may [join](Source::join), and are refused, by themselves. `None` if another relay has the lease.
     async fn acquire(&self, sinks: &[SinkStart]) -> Result<Option<Grant>, SourceError>;
 
     /// Prolongs the lease. `Ok(false)`: it has another token, or the server another incarnation.
@@ -61,6 +63,17 @@ pub trait Source: Send + Sync + std::fmt::Debug {
 
     /// Gives the lease up, so that a standby need not wait for its end.
     async fn release(&self, lease: &LeaseId) -> Result<(), SourceError>;
+
+    /// Has a sink join, or join again, under a lease that is held: stores its ledger if there is none, as
+    /// [`Source::acquire`] does, stamps the token on it and reads it. `None` if the lease is no longer ours.
+    ///
+    /// # Errors
+    /// [`SourceError::Refused`] if it has no ledger, others have, and `sink` doesn't say where it starts.
+    async fn join(
+        &self,
+        lease: &LeaseId,
+        sink: &SinkStart,
+    ) -> Result<Option<StoredLedger>, SourceError>;
 
     /// Stamps the token on the ledger of `sink` once more and reads it, after somebody else has changed it.
     /// `None` if the lease is no longer ours.
@@ -121,6 +134,10 @@ pub trait Reader: Send {
         Ok(RangeSet::new())
     }
 
+    /// How many events are still to be read at most, as [`Batch::unread`], without reading them: asked every few
+    /// seconds while there is no room for more.
+    async fn unread(&mut self) -> Result<u64, SourceError>;
+
     /// How long an idle pipeline waits at most before it reads again, even if no bell rings.
     fn idle_wait(&self) -> Duration;
 
@@ -159,6 +176,13 @@ pub trait LedgerStore: Send {
     /// [`SourceError::Fenced`] if the token on the ledger, or the incarnation of the server, is another: nothing
     /// was written.
     async fn flush(&mut self, flush: &Flush) -> Result<(), SourceError>;
+
+    /// Whether the ledger is still the one that was read: a command may have changed it while there was nothing to
+    /// store. Writes nothing.
+    ///
+    /// # Errors
+    /// [`SourceError::Fenced`] as by [`LedgerStore::flush`].
+    async fn still_ours(&mut self) -> Result<(), SourceError>;
 }
 
 /// Settles rows that every ledger has: marks or deletes them, and deletes those that are older than the retention.
@@ -237,7 +261,7 @@ pub struct Grant {
     pub lease: LeaseId,
     /// When the statement that took it was sent: the lease lasts at least [`LEASE_TTL`] from then.
     pub asked_at: Instant,
-    /// One per configured sink.
+    /// One per sink that was asked for and has a ledger.
     pub ledgers: Vec<StoredLedger>,
     /// Sinks that have a ledger here and are not in the configuration.
     pub strangers: Vec<String>,

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Activity, PipelineState, PipelineStatus, SourceState, Status, locked};
+use super::{Activity, PipelineState, PipelineStatus, Reloaded, SourceState, Status, locked};
 
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -18,10 +18,23 @@ pub struct Report {
     pub ready: bool,
     /// What `/readyz` says otherwise, one line each.
     pub obstacles: Vec<String>,
+    /// The newest reload of the configuration; null if there was none.
+    pub reload: Option<ReloadReport>,
     /// Every configured source.
     pub sources: Vec<SourceReport>,
     /// The pipelines that run here: none of a source whose lease another relay holds.
     pub pipelines: Vec<PipelineReport>,
+}
+
+/// A reload of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReloadReport {
+    /// When it was tried.
+    pub at: DateTime<Utc>,
+    /// Whether the relay runs by what was read then.
+    pub successful: bool,
+    /// Everything that was wrong otherwise, one line each.
+    pub errors: Vec<String>,
 }
 
 /// A source.
@@ -33,6 +46,8 @@ pub struct SourceReport {
     pub state: &'static str,
     /// Why it is connecting or halted, if there is a reason.
     pub reason: Option<String>,
+    /// Why nobody can ring, so that its table is polled; null if nothing is wrong, or it is polled anyway.
+    pub doorbell_error: Option<String>,
 }
 
 /// A pipeline.
@@ -83,13 +98,15 @@ impl Status {
         let obstacles = self.obstacles();
         let sources = locked(&self.sources);
         let pipelines = locked(&self.pipelines);
+        let doorbells = locked(&self.doorbells);
         Report {
             version: env!("CARGO_PKG_VERSION"),
             ready: obstacles.is_empty(),
             obstacles,
+            reload: locked(&self.reload).as_ref().map(reload),
             sources: sources
                 .iter()
-                .map(|(name, state)| source(name, state))
+                .map(|(name, state)| source(name, state, doorbells.get(name)))
                 .collect(),
             pipelines: pipelines
                 .iter()
@@ -99,7 +116,17 @@ impl Status {
     }
 }
 
-fn source(name: &str, state: &SourceState) -> SourceReport {
+fn reload(reloaded: &Reloaded) -> ReloadReport {
+    ReloadReport {
+        at: reloaded.at,
+        successful: reloaded.errors.is_empty(),
+        errors: reloaded.errors.clone(),
+    }
+}
+
+fn source(name: &str, state: &SourceState, doorbell_error: Option<&String>) -> SourceReport {
+    // What another session has left says nothing of a source that is not active.
+    let active = matches!(state, SourceState::Active);
     let (state, reason) = match state {
         SourceState::Connecting { error } => ("connecting", error.clone()),
         SourceState::Standby => ("standby", None),
@@ -110,6 +137,7 @@ fn source(name: &str, state: &SourceState) -> SourceReport {
         source: name.to_owned(),
         state,
         reason,
+        doorbell_error: doorbell_error.filter(|_| active).cloned(),
     }
 }
 
@@ -194,7 +222,11 @@ mod tests {
         status.set_source("draft", SourceState::Halted { reason });
         let pipeline = status.start_pipeline("draft", "picks");
         pipeline.works(Activity::default());
+        status.set_reload(vec!["wrong".to_owned()]);
         let json = serde_json::to_value(status.report()).expect("JSON");
+        assert_eq!(json["reload"]["successful"], false);
+        assert_eq!(json["reload"]["errors"][0], "wrong");
+        assert!(json["reload"]["at"].is_string());
         let keys = |value: &serde_json::Value| -> Vec<String> {
             let object = value.as_object().expect("an object");
             object.keys().cloned().collect()

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use outbox_relay::config::{Jetstream, NatsAuth, Secret, Tls};
+use outbox_relay::config::{Contents, Jetstream, NatsAuth, Secret, Tls};
 use outbox_relay::error::{Meaning, chain};
 use outbox_relay::sink::connect::ConnectError;
 use outbox_relay::sink::jetstream::connect;
@@ -74,6 +74,7 @@ fn tls(folder: &Path, ca: &str, client: Option<&str>) -> Option<Tls> {
     Some(Tls {
         ca: Some(folder.join(ca)),
         client: client.map(pair),
+        ..Tls::default()
     })
 }
 
@@ -155,9 +156,10 @@ async fn files_that_are_wrong_are_named_by_their_key() {
         Some(Tls {
             ca: Some(folder.join(ca)),
             client: pair,
+            ..Tls::default()
         })
     };
-    let creds = |name: &str| NatsAuth::Credentials(folder.join(name));
+    let creds = |name: &str| NatsAuth::Credentials(folder.join(name), Contents::default());
     let cases = [
         ("tls.ca", with("absent", None), NatsAuth::None),
         ("tls.ca", with("empty", None), NatsAuth::None),
@@ -185,8 +187,8 @@ async fn files_that_are_wrong_are_named_by_their_key() {
             with("ca.pem", Some((client, folder.join("other.key")))),
             NatsAuth::None,
         ),
-        ("auth.credentials", None, creds("absent")),
-        ("auth.credentials", None, creds("empty")),
+        ("auth.creds", None, creds("absent")),
+        ("auth.creds", None, creds("empty")),
     ];
     for (expected, tls, auth) in cases {
         let shown = format!("{expected} {tls:?} {auth:?}");
@@ -284,6 +286,28 @@ async fn nkey() {
         matches!(error, ConnectError::Config { key: "auth", .. }),
         "{error:?}"
     );
+}
+
+/// An operator's server, whose accounts and users are JWTs.
+#[tokio::test]
+async fn credentials_file() {
+    const OPERATOR: &str = include_str!("operator/server.conf");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/jetstream/operator");
+    let server = NatsServer::with_settings(OPERATOR);
+    let creds = |name: &str| NatsAuth::Credentials(folder.join(name), Contents::default());
+    try_all(
+        &server,
+        vec![creds("relay.creds")],
+        vec![creds("stranger.creds"), NatsAuth::None],
+    )
+    .await;
+    let config = Jetstream {
+        auth: creds("relay.creds"),
+        ..server.config()
+    };
+    let sink = connected(&config).await;
+    let (meaning, chain) = refusal(&sink, message("audit.Log", 10)).await;
+    assert_eq!(meaning, Meaning::Rejected, "not the user's: {chain}");
 }
 
 #[tokio::test]

@@ -15,6 +15,22 @@ pub(crate) fn shared() -> String {
     )
 }
 
+/// The connections of a client to the server that `tests/run` started: their ids, which are never used twice.
+pub(crate) async fn connections(client: &str) -> Vec<u64> {
+    let monitor = std::env::var("OUTBOX_TEST_NATS_MONITOR").expect("the monitor's URL");
+    let port = monitor
+        .rsplit(':')
+        .next()
+        .and_then(|port| port.parse().ok());
+    let answer = http::get(port.expect("a port"), "/connz?limit=4096").await;
+    let answer: serde_json::Value =
+        serde_json::from_str(&answer.expect("an answer").body).expect("JSON");
+    let all = answer["connections"].as_array().expect("connections");
+    let own = all.iter().filter(|connection| connection["name"] == client);
+    own.map(|connection| connection["cid"].as_u64().expect("an id"))
+        .collect()
+}
+
 /// A server with its own port and store: to be killed, frozen and restarted.
 #[derive(Debug)]
 pub(crate) struct PrivateNats {
@@ -72,6 +88,17 @@ impl PrivateNats {
         let mut process = self.process.take().expect("a running server");
         process.signal(Signal::Kill);
         process.exit(Duration::from_secs(5)).await;
+    }
+
+    /// Stops it from doing anything, without closing a connection, and returns when it has stopped: a signal may
+    /// take a while to reach a thread that runs.
+    pub(crate) async fn freeze(&self) {
+        self.signal(Signal::Stop);
+        let process = self.process.as_ref().expect("a running server");
+        eventually("NATS is frozen", Duration::from_secs(10), async || {
+            process.is_stopped().then_some(())
+        })
+        .await;
     }
 
     /// Freezes it (`Stop`) or lets it go on (`Continue`).

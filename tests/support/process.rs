@@ -12,6 +12,7 @@ use super::eventually::eventually;
 pub(crate) enum Signal {
     Terminate,
     Interrupt,
+    HangUp,
     Quit,
     Kill,
     Stop,
@@ -23,6 +24,7 @@ impl Signal {
         match self {
             Self::Terminate => "TERM",
             Self::Interrupt => "INT",
+            Self::HangUp => "HUP",
             Self::Quit => "QUIT",
             Self::Kill => "KILL",
             Self::Stop => "STOP",
@@ -52,14 +54,22 @@ pub(crate) enum User {
     Same,
     /// `postgres` if the tests run as root, for PostgreSQL and PgBouncer refuse root.
     Server,
+    /// `rabbitmq` if the tests run as root, for RabbitMQ leaves files behind that are its own.
+    Broker,
 }
 
 /// A command whose process the kernel kills when the *thread* that starts it ends: start it on the test's own
 /// thread, and not on one of a pool.
 pub(crate) fn command(user: User, program: impl AsRef<Path>) -> Command {
     let mut command = Command::new("setpriv");
-    if matches!(user, User::Server) && is_root() {
-        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
+    let other = match user {
+        User::Same => None,
+        User::Server => Some("postgres"),
+        User::Broker => Some("rabbitmq"),
+    };
+    if let Some(name) = other.filter(|_| is_root()) {
+        command.args([&format!("--reuid={name}"), &format!("--regid={name}")]);
+        command.arg("--clear-groups");
     }
     command.args(["--pdeathsig", "KILL"]).arg(program.as_ref());
     command
@@ -129,6 +139,18 @@ impl Process {
             .split_whitespace()
             .filter_map(|pid| pid.parse().ok())
             .collect()
+    }
+
+    /// Whether each of its threads has obeyed `Stop`.
+    pub(crate) fn is_stopped(&self) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
+        tasks.flatten().all(|task| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // The state is the first word behind the name, which stands in brackets.
+            stat.rsplit(") ")
+                .next()
+                .is_some_and(|rest| rest.starts_with('T'))
+        })
     }
 
     /// How it ended, if it has.

@@ -5,6 +5,8 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::eventually::eventually;
 use super::http;
 use super::port;
@@ -14,6 +16,9 @@ use super::temporary::TemporaryFolder;
 
 /// The built binary.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_outbox-relay");
+
+/// The relay's configuration file.
+const FILE: &str = "outbox.toml";
 
 /// How a command ended.
 #[derive(Debug)]
@@ -34,8 +39,14 @@ pub(crate) fn run(settings: &Settings, arguments: &[&str]) -> Ended {
 
 /// Runs a command to its end in an empty folder, without a configuration file.
 pub(crate) fn run_alone(arguments: &[&str]) -> Ended {
+    run_by_environment(&[], arguments)
+}
+
+/// The same with these variables.
+pub(crate) fn run_by_environment(environment: &[(&str, &str)], arguments: &[&str]) -> Ended {
     let folder = TemporaryFolder::new("command");
     let mut command = program();
+    command.envs(environment.iter().copied());
     ended(command.args(arguments).current_dir(folder.path()))
 }
 
@@ -76,7 +87,7 @@ pub(crate) struct Relay {
     admin: u16,
     stdout: Arc<Mutex<Vec<String>>>,
     collector: Option<std::thread::JoinHandle<()>>,
-    _folder: TemporaryFolder,
+    folder: TemporaryFolder,
 }
 
 impl Relay {
@@ -84,12 +95,25 @@ impl Relay {
     pub(crate) fn start(settings: &Settings) -> Self {
         let folder = TemporaryFolder::new("relay");
         let admin = port::free();
-        let settings = settings
-            .clone()
-            .set("admin.listen", format!("127.0.0.1:{admin}"));
-        let file = folder.write("outbox.toml", settings.toml());
+        let file = folder.write(FILE, with_admin(settings, admin));
         let mut command = program();
-        command.arg("--config").arg(file).stdout(Stdio::piped());
+        command.arg("--config").arg(file);
+        Self::launch(command, admin, folder)
+    }
+
+    /// Starts it without a file: these variables are its configuration.
+    pub(crate) fn alone(environment: &[(&str, &str)]) -> Self {
+        let folder = TemporaryFolder::new("relay");
+        let admin = port::free();
+        let mut command = program();
+        command.current_dir(folder.path());
+        command.envs(environment.iter().copied());
+        command.env("OUTBOX__ADMIN__LISTEN", format!("127.0.0.1:{admin}"));
+        Self::launch(command, admin, folder)
+    }
+
+    fn launch(mut command: Command, admin: u16, folder: TemporaryFolder) -> Self {
+        command.stdout(Stdio::piped());
         // Colours would stand between a test and the words it looks for.
         command.env("NO_COLOR", "1");
         let mut process = Process::start(&mut command, folder.path().join("stderr"));
@@ -102,7 +126,7 @@ impl Relay {
             admin,
             stdout,
             collector: Some(collector),
-            _folder: folder,
+            folder,
         }
     }
 
@@ -119,6 +143,50 @@ impl Relay {
             (self.get("/readyz").await?.status == 200).then_some(())
         })
         .await;
+    }
+
+    /// Puts another configuration in the place of its own, at once and whole, as a deploy does. It keeps its endpoints.
+    pub(crate) fn rewrite(&self, settings: &Settings) {
+        self.rewrite_as(&with_admin(settings, self.admin));
+    }
+
+    /// The same with the text of the file.
+    pub(crate) fn rewrite_as(&self, toml: &str) {
+        let new = self.folder.write("new.toml", toml);
+        std::fs::rename(new, self.folder.path().join(FILE)).expect("replace the configuration");
+    }
+
+    /// The text of its configuration.
+    pub(crate) fn toml(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join(FILE)).expect("its configuration")
+    }
+
+    /// Rewrites the configuration, sends `SIGHUP`, and returns what `/status` says of the reload once it is over.
+    pub(crate) async fn reload(&self, settings: &Settings) -> Value {
+        self.rewrite(settings);
+        self.hang_up().await
+    }
+
+    /// Sends `SIGHUP`, and returns what `/status` says of the reload once it is over.
+    pub(crate) async fn hang_up(&self) -> Value {
+        let before = self.last_reload().await.expect("the endpoint answers");
+        self.signal(Signal::HangUp);
+        eventually("a reload is over", Duration::from_secs(30), async || {
+            let now = self.last_reload().await?;
+            (now["at"] != before["at"]).then_some(now)
+        })
+        .await
+    }
+
+    /// What `/status` says of the last reload.
+    pub(crate) async fn last_reload(&self) -> Option<Value> {
+        Some(self.report().await?["reload"].take())
+    }
+
+    /// What `/status` says.
+    pub(crate) async fn report(&self) -> Option<Value> {
+        let answer = self.get("/status").await?;
+        Some(serde_json::from_str(&answer.body).expect("JSON"))
     }
 
     /// The answer of an endpoint, if there is one.
@@ -204,6 +272,11 @@ impl Drop for Relay {
             eprintln!("--- the relay's log:\n{}\n---", lines[tail..].join("\n"));
         }
     }
+}
+
+fn with_admin(settings: &Settings, port: u16) -> String {
+    let listen = format!("127.0.0.1:{port}");
+    settings.clone().set("admin.listen", listen).toml()
 }
 
 fn collect(pipe: std::process::ChildStdout, lines: &Mutex<Vec<String>>) {

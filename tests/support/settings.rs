@@ -76,6 +76,29 @@ impl Settings {
         self.set(path, file.to_str().expect("a path in UTF-8"))
     }
 
+    /// Takes out a key, or a table with all of its keys.
+    pub(crate) fn without(mut self, path: &str) -> Self {
+        let mut keys: Vec<&str> = path.split('.').collect();
+        let last = keys.pop().expect("a path");
+        let mut table = &mut self.0;
+        for key in keys {
+            let value = table.get_mut(key).expect("a key on the way");
+            table = value.as_table_mut().expect("a table on the way");
+        }
+        table.remove(last).expect("a key to take out");
+        self
+    }
+
+    /// With a source of this name on another database, like `main`.
+    pub(crate) fn reading(self, source: &str, url: &str) -> Self {
+        let key = |key: &str| format!("sources.{source}.{key}");
+        self.set(&key("type"), "postgres")
+            .set(&key("url"), url)
+            .set(&key("mode"), "poll")
+            .set(&key("poll_interval"), "50ms")
+            .set(&key("after_delivery"), "keep")
+    }
+
     pub(crate) fn toml(&self) -> String {
         toml::to_string(&self.0).expect("a table is TOML")
     }

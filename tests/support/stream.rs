@@ -73,15 +73,20 @@ impl Stream {
         change: impl FnOnce(&mut jetstream::stream::Config),
     ) -> Self {
         let stream = Self::named(url);
+        stream.make(change).await;
+        stream
+    }
+
+    /// Creates it on its server.
+    pub(crate) async fn make(&self, change: impl FnOnce(&mut jetstream::stream::Config)) {
         let mut config = jetstream::stream::Config {
-            name: stream.name.clone(),
-            subjects: vec![stream.subject(">")],
+            name: self.name.clone(),
+            subjects: vec![self.subject(">")],
             ..Default::default()
         };
         change(&mut config);
-        let context = stream.context().await;
+        let context = self.context().await;
         context.create_stream(config).await.expect("create stream");
-        stream
     }
 
     /// The name of a stream that is not there yet.

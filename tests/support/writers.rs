@@ -27,6 +27,8 @@ pub(crate) struct Load {
     pub(crate) pause: Duration,
     /// One transaction in so many inserts a thousand events.
     pub(crate) large_every: u32,
+    /// How they insert events: `$1` ids, `$2` the key, `$3` payloads.
+    pub(crate) insert: &'static str,
     /// What the random choices follow from.
     pub(crate) seed: u64,
 }
@@ -38,6 +40,8 @@ impl Default for Load {
             keys: 1_000,
             pause: Duration::from_millis(5),
             large_every: 300,
+            insert: "INSERT INTO outbox (id, event_type, aggregate_id, payload) \
+                     SELECT id, 'Counted', $2, payload::json FROM unnest($1, $3) AS event (id, payload)",
             seed: rand::random(),
         }
     }
@@ -290,15 +294,12 @@ impl Writer {
             };
             (id, written)
         }));
-        sqlx::query(
-            "INSERT INTO outbox (id, event_type, aggregate_id, payload) \
-             SELECT id, 'Counted', $2, payload::json FROM unnest($1, $3) AS event (id, payload)",
-        )
-        .bind(&ids)
-        .bind(key.to_string())
-        .bind(&payloads)
-        .execute(&mut *connection)
-        .await?;
+        sqlx::query(self.load.insert)
+            .bind(&ids)
+            .bind(key.to_string())
+            .bind(&payloads)
+            .execute(&mut *connection)
+            .await?;
         sqlx::query("UPDATE aggregate SET counter = $2 WHERE key = $1")
             .bind(key.cast_signed())
             .bind(first + count - 1)

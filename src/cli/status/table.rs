@@ -1,5 +1,7 @@
 //! A survey as an aligned table, for people.
 
+use crate::cli::columns::{Side, aligned};
+
 use super::survey::{LeaseStatus, LedgerStatus, SinkStatus, SourceStatus, Survey};
 
 const HEADER: [&str; 9] = [
@@ -13,6 +15,12 @@ const HEADER: [&str; 9] = [
     "DEAD LETTERS",
     "NOTE",
 ];
+
+const SIDES: [Side; 9] = {
+    let mut sides = [Side::Right; 9];
+    (sides[0], sides[8]) = (Side::Left, Side::Left);
+    sides
+};
 
 /// Stands where there is nothing to say.
 const NOTHING: &str = "-";
@@ -38,7 +46,9 @@ fn source(source: &SourceStatus) -> String {
     if !source.sinks.is_empty() {
         let mut rows = vec![HEADER.map(str::to_owned)];
         rows.extend(source.sinks.iter().map(row));
-        text.push_str(&aligned(&rows));
+        for line in aligned(SIDES, &rows) {
+            text.push_str(&format!("  {line}\n"));
+        }
     }
     text
 }
@@ -102,31 +112,6 @@ fn row(sink: &SinkStatus) -> [String; 9] {
 fn pending(ledger: &LedgerStatus) -> String {
     let more = if ledger.pending_is_exact { "" } else { "+" };
     format!("{}{more}", ledger.pending)
-}
-
-/// Columns as wide as their widest cell. All but the first and the last are numbers, to the right.
-fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
-    let mut widths = [0; N];
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let mut text = String::new();
-    for row in rows {
-        let cells = row.iter().zip(widths).enumerate();
-        let cells: Vec<String> = cells
-            .map(|(column, (cell, width))| match column {
-                0 => format!("{cell:width$}"),
-                _ if column + 1 == N => cell.clone(),
-                _ => format!("{cell:>width$}"),
-            })
-            .collect();
-        text.push_str("  ");
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
 }
 
 /// A time span in its two greatest units.

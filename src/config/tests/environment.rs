@@ -197,6 +197,57 @@ fn jetstream_from_the_environment_alone() {
 }
 
 #[test]
+#[cfg(feature = "nats")]
+fn the_environment_alone_has_a_stream_for_its_own_subject() {
+    let stream = |variables: &[(&str, &str)]| {
+        let config = alone(variables).expect("fine").config;
+        match &config.sinks["jetstream"].kind {
+            SinkKind::Jetstream(jetstream) => jetstream.stream.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let nats = ("NATS_URL", "n");
+    let created = stream(&[DATABASE, nats]).expect("it is created");
+    assert_eq!(created.name, "OUTBOX");
+    assert_eq!(created.subjects, ["outbox.>"]);
+    let replicas = ("OUTBOX__SINKS__JETSTREAM__STREAM__REPLICAS", "3");
+    let created = stream(&[DATABASE, nats, replicas]).expect("it is created");
+    assert_eq!((created.name.as_str(), created.replicas), ("OUTBOX", 3));
+    for other in [
+        ("OUTBOX__SINKS__JETSTREAM__SUBJECT", "mine"),
+        ("OUTBOX__SINKS__JETSTREAM__EXPECTED_STREAM", "MINE"),
+    ] {
+        assert_eq!(stream(&[DATABASE, nats, other]), None, "{other:?}");
+    }
+    // A file that has the sink says whether it has a stream.
+    let text = "[sources.a]\ntype = 'postgres'\nurl = 'postgres://h'\n[sinks.jetstream]\ntype = 'jetstream'\n\
+                subject = 'outbox.x'\n";
+    let config = Config::from_toml(text, &env(&[nats])).expect("fine").config;
+    let SinkKind::Jetstream(jetstream) = &config.sinks["jetstream"].kind else {
+        panic!("it is a JetStream sink");
+    };
+    assert_eq!(jetstream.stream, None);
+}
+
+#[test]
+#[cfg(feature = "nats")]
+fn core_nats_from_the_environment_alone() {
+    let loaded = alone(&[DATABASE, ("PUBLISHER_TYPE", "nats")]).expect("fine");
+    let sink = &loaded.config.sinks["nats"];
+    let SinkKind::Nats(nats) = &sink.kind else {
+        panic!("{:?}", sink.kind);
+    };
+    assert_eq!(nats.servers[0].expose(), "nats://localhost:4222");
+    assert!(format!("{:?}", sink.default_destination).contains("outbox.{event_type}"));
+    let SourceKind::Postgres(postgres) = &loaded.config.sources["default"].kind else {
+        panic!("it is a PostgreSQL source");
+    };
+    assert_eq!(postgres.mode, Mode::Poll);
+    let warning = [("sinks.nats.type", 0, "keeps nothing")];
+    assert_findings(&loaded.warnings, &warning, "");
+}
+
+#[test]
 fn what_is_wrong_with_the_environment_alone() {
     let check = |variables: &[(&str, &str)], expected: &[(&str, usize, &str)]| {
         let errors = alone(variables).expect_err("wrong");
@@ -209,7 +260,7 @@ fn what_is_wrong_with_the_environment_alone() {
     );
     check(
         &[DATABASE, ("PUBLISHER_TYPE", "kafka")],
-        &[("sinks.kafka.type", 0, "not available")],
+        &[("sinks.kafka.brokers", 0, "set KAFKA_BROKERS")],
     );
     check(
         &[DATABASE, ("OUTBOX_MODE", "often")],

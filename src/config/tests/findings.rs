@@ -14,7 +14,7 @@ pub(super) fn check(text: &str, expected: &[(&str, usize, &str)]) {
 }
 
 /// Asserts what is wrong with `lines` after a file that is fine; they begin at line 6.
-fn check_after(lines: &str, expected: &[(&str, usize, &str)]) {
+pub(super) fn check_after(lines: &str, expected: &[(&str, usize, &str)]) {
     check(&format!("{FINE}{lines}"), expected);
 }
 
@@ -205,32 +205,6 @@ fn types() {
 }
 
 #[test]
-fn what_is_not_built_yet() {
-    for (name, key) in [
-        ("kafka", "topic"),
-        ("nats", "subject"),
-        ("rabbitmq", "queue"),
-    ] {
-        check_after(
-            &format!("[sinks.c]\ntype = '{name}'\n{key} = 'x'\n"),
-            &[(
-                "sinks.c.type",
-                7,
-                &format!("type `{name}` is not available in this build: use "),
-            )],
-        );
-    }
-    check_after(
-        "[envelope]\nformat = 'cloudevents'\n",
-        &[(
-            "envelope.format",
-            7,
-            "format `cloudevents` is not available",
-        )],
-    );
-}
-
-#[test]
 #[cfg(not(feature = "nats"))]
 fn a_build_without_nats_says_so() {
     check_after(
@@ -405,6 +379,32 @@ fn retry_and_envelope() {
     check_after(
         "envelope.aggregate_field = 'payload'\n",
         &[("sinks.b.envelope.aggregate_field", 6, "has already")],
+    );
+    check_after(
+        "envelope.format = 'cloudevents-binary'\n",
+        &[("sinks.b.envelope.format", 6, "standard output has none")],
+    );
+    check_after(
+        "[envelope]\nformat = 'cloudevents-binary'\n",
+        &[(
+            "envelope.format",
+            7,
+            "set sinks.b.envelope.format = \"cloudevents\"",
+        )],
+    );
+    check_after(
+        "[envelope]\nsource = ''\n",
+        &[("envelope.source", 7, "is empty")],
+    );
+    for source in ["a b", "/é", "/%zz", "/a%4", "<x>", "a\\u007f"] {
+        check_after(
+            &format!("[envelope]\nsource = \"{source}\"\n"),
+            &[("envelope.source", 7, "is no URI reference")],
+        );
+    }
+    check_after(
+        "envelope.source = '{x}'\n",
+        &[("sinks.b.envelope.source", 6, "is no URI reference")],
     );
 }
 

@@ -6,6 +6,10 @@ mod findings;
 mod hostile;
 #[cfg(feature = "nats")]
 mod jetstream;
+#[cfg(feature = "kafka")]
+mod kafka;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
 mod reference;
 mod values;
 mod warnings;

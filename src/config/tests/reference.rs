@@ -14,11 +14,19 @@ const REFERENCE: &str = include_str!("../../../config/outbox.toml");
 const STDOUT: &str = include_str!("../../../config/stdout.toml");
 #[cfg(feature = "nats")]
 const JETSTREAM: &str = include_str!("../../../config/jetstream.toml");
+#[cfg(feature = "nats")]
+const NATS: &str = include_str!("../../../config/nats.toml");
+#[cfg(feature = "rabbitmq")]
+const RABBITMQ: &str = include_str!("../../../config/rabbitmq.toml");
+#[cfg(feature = "kafka")]
+const KAFKA: &str = include_str!("../../../config/kafka.toml");
 
-/// The reference with every `#key = value` and `#[table]` uncommented; prose is `# text`.
+const SCHEMA: &str = include_str!("../../../config/outbox.schema.json");
+
+/// The reference with every `#key = value` and `#[table]` uncommented; prose is `# text`, and `#:` is for editors.
 fn uncommented() -> String {
     let lines = REFERENCE.lines().map(|line| match line.strip_prefix('#') {
-        Some(rest) if !rest.is_empty() && !rest.starts_with(' ') => rest,
+        Some(rest) if !rest.is_empty() && !rest.starts_with([' ', ':']) => rest,
         _ => line,
     });
     lines.collect::<Vec<_>>().join("\n")
@@ -43,10 +51,30 @@ fn the_reference_loads_as_it_stands() {
 }
 
 #[test]
+fn the_schema_that_is_kept_is_the_one_that_is_printed() {
+    let kept: Value = serde_json::from_str(SCHEMA).expect("JSON");
+    assert!(
+        kept == schema().to_value(),
+        "run `cargo run -- schema > schema.json && mv schema.json config/outbox.schema.json`"
+    );
+    assert!(REFERENCE.starts_with("#:schema outbox.schema.json\n"));
+}
+
+#[test]
 fn the_small_files_load() {
     assert_eq!(load(STDOUT).warnings, []);
     #[cfg(feature = "nats")]
     assert_eq!(load(JETSTREAM).warnings, []);
+    #[cfg(feature = "nats")]
+    super::assert_findings(
+        &load(NATS).warnings,
+        &[("sinks.live.type", 13, "keeps nothing")],
+        NATS,
+    );
+    #[cfg(feature = "rabbitmq")]
+    assert_eq!(load(RABBITMQ).warnings, []);
+    #[cfg(feature = "kafka")]
+    assert_eq!(load(KAFKA).warnings, []);
 }
 
 #[test]
@@ -89,7 +117,7 @@ fn defaults_of_the_reference_are_the_defaults() {
     let lines = REFERENCE.lines().map(|line| {
         let Some(rest) = line
             .strip_prefix('#')
-            .filter(|rest| !rest.is_empty() && !rest.starts_with(' '))
+            .filter(|rest| !rest.is_empty() && !rest.starts_with([' ', ':']))
         else {
             other_type = other_type && !line.starts_with('[');
             return line;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{FINE, env, load};
 use crate::config::{
-    AfterDelivery, Config, DestinationTemplate, Envelope, Format, Mode, Retry, SinkKind,
+    AfterDelivery, Binding, Config, DestinationTemplate, Envelope, Format, Mode, Retry, SinkKind,
     SourceKind, Start, TableName, Unrouted,
 };
 
@@ -62,6 +62,7 @@ fn defaults() {
     let envelope = Envelope {
         format: Format::Json,
         aggregate_field: "aggregateId".to_owned(),
+        source: "/outbox-relay".to_owned(),
     };
     assert_eq!(sink.envelope, envelope);
     assert_eq!(
@@ -163,4 +164,35 @@ fn an_explicit_unrouted_replaces_the_route_for_everything() {
         load(&text).config.routing.expect("routes").unrouted,
         Unrouted::Skip
     );
+}
+
+#[test]
+fn cloudevents() {
+    let text = format!(
+        "{FINE}[sinks.m]\ntype = 'mock'\nenvelope = {{ format = 'cloudevents-binary', source = 'https://h/%C3%A9?a=b' }}\n\
+         [envelope]\nformat = 'cloudevents'\n[relay]\nname = 'orders'\n"
+    );
+    let config = load(&text).config;
+    let (b, m) = (&config.sinks["b"].envelope, &config.sinks["m"].envelope);
+    assert_eq!(
+        (b.format, b.source.as_str()),
+        (Format::CloudEvents, "/orders")
+    );
+    assert_eq!(
+        (m.format, m.source.as_str()),
+        (
+            Format::CloudEventsBinary(Binding::Kafka),
+            "https://h/%C3%A9?a=b"
+        )
+    );
+}
+
+#[test]
+#[cfg(feature = "nats")]
+fn the_binding_is_that_of_the_sinks_broker() {
+    let text = "[sources.a]\ntype = 'postgres'\nurl = 'postgres://h'\n[envelope]\nformat = 'cloudevents-binary'\n\
+                [sinks.j]\ntype = 'jetstream'\nurl = 'n'\nsubject = 'x'\n";
+    let config = load(text).config;
+    let binding = Format::CloudEventsBinary(Binding::Nats);
+    assert_eq!(config.sinks["j"].envelope.format, binding);
 }

@@ -15,6 +15,14 @@ fn keys_that_do_nothing() {
         &[("sinks.b.envelope.aggregate_field", 6, "does nothing")],
     );
     check(
+        "envelope.source = '/x'\n",
+        &[("sinks.b.envelope.source", 6, "does nothing")],
+    );
+    check(
+        "envelope = { format = 'cloudevents', aggregate_field = 'x' }\n",
+        &[("sinks.b.envelope.aggregate_field", 6, "does nothing")],
+    );
+    check(
         "[routing]\nunrouted = 'skip'\n",
         &[("routing.unrouted", 7, "does nothing without [[routes]]")],
     );
@@ -43,7 +51,31 @@ fn what_nothing_reaches() {
          to.b = true\n",
         &[
             ("sinks.c", 6, "gets no event"),
-            ("routes[1]", 11, "never reached: routes[0]"),
+            (
+                "routes[1]",
+                11,
+                "never reached: what it matches goes by routes[0]",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn event_types_that_never_get_to_a_route() {
+    check(
+        "[[routes]]\nevent_type = ['A', 'B*']\nto.b = true\n[[routes]]\nevent_type = ['Bc', 'C']\nto.b = true\n\
+         [[routes]]\nevent_type = ['A', 'C']\nto.b = true\n[[routes]]\nevent_type = '*'\nto.b = true\n",
+        &[
+            (
+                "routes[1].event_type",
+                10,
+                "`Bc` does nothing here: such events go by routes[0]",
+            ),
+            (
+                "routes[2]",
+                12,
+                "never reached: what it matches goes by routes[0] and routes[1]",
+            ),
         ],
     );
 }

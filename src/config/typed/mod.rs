@@ -74,12 +74,14 @@ pub(super) struct Retry {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Envelope {
-    /// The body's format: json (an object around the payload), raw (the payload as stored), cloudevents or
-    /// cloudevents-binary. Default "json".
+    /// The body's format: json (an object around the payload), raw (the payload as stored), cloudevents (a JSON
+    /// event) or cloudevents-binary (the payload as stored, the attributes in headers). Default "json".
     #[schemars(extend("enum" = ["json", "raw", "cloudevents", "cloudevents-binary"]))]
     pub(super) format: Option<String>,
     /// Name of the json format's key that holds the aggregate id. Default "aggregateId".
     pub(super) aggregate_field: Option<String>,
+    /// CloudEvents' source, a URI reference that says who produced the event. Default: "/" and the relay's name.
+    pub(super) source: Option<String>,
 }
 
 /// `[routing]`

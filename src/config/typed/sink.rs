@@ -46,7 +46,7 @@ pub(in crate::config) struct SinkCommon {
     pub(in crate::config) start: Option<String>,
     /// How long one attempt may wait for the broker's acknowledgement. Default "5s".
     pub(in crate::config) timeout: Option<DurationText>,
-    /// Events in flight at most, one per aggregate id. Default 1024.
+    /// Events in flight at most, one per aggregate id (with kafka any number of it). Default 1024.
     pub(in crate::config) max_in_flight: Option<u32>,
     /// Bytes of events read and not yet acknowledged at most: what the sink may cost in memory. Default "64MiB".
     pub(in crate::config) max_in_flight_bytes: Option<SizeText>,
@@ -221,4 +221,7 @@ pub(in crate::config) struct RabbitmqDeclare {
     /// The type of the queues declared: quorum or classic. Default "quorum".
     #[schemars(extend("enum" = ["quorum", "classic"]))]
     pub(in crate::config) queue_type: Option<String>,
+    /// Bind each of these queues to the sink's exchange with these keys, such as "#", as a list or separated by
+    /// commas. Default: none is bound.
+    pub(in crate::config) bind: Option<List>,
 }

@@ -9,6 +9,7 @@ use crate::config::read::Typed;
 use crate::config::report::Report;
 use crate::config::typed::{self, SinkKind, To, ToTable};
 use crate::config::validated::DestinationTemplate;
+use crate::route::Dialect;
 
 /// What the routes make of a sink's default destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -278,6 +279,8 @@ fn exchange(
                     &exchange_path,
                     "is no template: events must not choose the exchange",
                 );
+            } else if let Err(complaint) = Dialect::Amqp.check(exchange) {
+                report.is_refused(&exchange_path, &complaint);
             }
             let routing_key = template(
                 &path.key("routing_key"),

@@ -4,9 +4,14 @@
 //! the report decide in the end.
 
 mod destination;
+mod envelope;
+#[cfg(feature = "kafka")]
+mod kafka;
 #[cfg(feature = "nats")]
 mod nats;
 mod place;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
 mod routing;
 mod scalar;
 mod sink;
@@ -17,18 +22,24 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::availability;
+use super::Contents;
 use super::finding::KeyPath;
 use super::read::Typed;
 use super::report::Report;
 use super::typed;
-use super::validated::{Admin, Config, Envelope, Format, Relay, Retry, Tls};
-use scalar::{HOUR, SECOND, choice, count, duration, name};
+use super::validated::{Admin, Config, Relay, Retry, Tls};
+use scalar::{HOUR, SECOND, count, duration, name};
+
+/// The mode of a PostgreSQL source that names none.
+pub(super) const DEFAULT_MODE: &str = "notify";
 
 /// What a relay without a name is called.
 const DEFAULT_RELAY: &str = "outbox-relay";
-/// Keys of the json envelope that are taken.
-const ENVELOPE_KEYS: [&str; 4] = ["eventId", "eventType", "timestamp", "payload"];
+
+/// What the relay is called.
+fn relay_name(typed: &typed::Relay) -> &str {
+    typed.name.as_deref().unwrap_or(DEFAULT_RELAY)
+}
 
 /// Checks everything, and gives the configuration if `report` is clean in the end.
 pub(super) fn validate(typed: &Typed, report: &mut Report) -> Option<Config> {
@@ -48,7 +59,7 @@ pub(super) fn validate(typed: &Typed, report: &mut Report) -> Option<Config> {
 }
 
 fn relay(path: &KeyPath, typed: &typed::Relay, report: &mut Report) -> Relay {
-    let relay = typed.name.as_deref().unwrap_or(DEFAULT_RELAY);
+    let relay = relay_name(typed);
     name(report, &path.key("name"), relay);
     Relay {
         name: relay.to_owned(),
@@ -146,65 +157,6 @@ fn retry(
     }
 }
 
-/// Like [`retry`], for `[envelope]`.
-fn envelope(
-    paths: [&KeyPath; 2],
-    own: &typed::Envelope,
-    shared: &typed::Envelope,
-    report: &mut Report,
-) -> Envelope {
-    let key = |name: &str, is_own: bool| paths[usize::from(!is_own)].key(name);
-    let format = envelope_format(
-        &key("format", own.format.is_some()),
-        own.format.as_deref().or(shared.format.as_deref()),
-        report,
-    );
-    let path = key("aggregate_field", own.aggregate_field.is_some());
-    let field = own
-        .aggregate_field
-        .as_deref()
-        .or(shared.aggregate_field.as_deref());
-    let field = field.unwrap_or("aggregateId");
-    if field.is_empty() {
-        report.error(
-            &path,
-            "is empty: name the key that is to hold the aggregate id",
-        );
-    }
-    if ENVELOPE_KEYS.contains(&field) {
-        let taken = ENVELOPE_KEYS.join(", ");
-        report.error(
-            &path,
-            format!("is a key that the envelope has already ({taken}): choose another"),
-        );
-    }
-    if format == Format::Raw && own.aggregate_field.is_some() {
-        report.warn(&path, "does nothing: only the format json has this key");
-    }
-    Envelope {
-        format,
-        aggregate_field: field.to_owned(),
-    }
-}
-
-/// `None` for the formats that this program knows and this build does not have.
-const FORMATS: [(&str, Option<Format>); 4] = [
-    ("json", Some(Format::Json)),
-    ("raw", Some(Format::Raw)),
-    ("cloudevents", None),
-    ("cloudevents-binary", None),
-];
-
-fn envelope_format(path: &KeyPath, given: Option<&str>, report: &mut Report) -> Format {
-    let known = choice(report, path, given, &FORMATS).flatten();
-    if let Some(name) = given.filter(|name| FORMATS.iter().any(|(known, _)| known == name))
-        && let Err(message) = availability::envelope_format(name)
-    {
-        report.error(path, message);
-    }
-    known.unwrap_or(Format::Json)
-}
-
 fn tls(path: &KeyPath, typed: &typed::Tls, report: &mut Report) -> Tls {
     let mut file = |key: &str, given: &Option<String>| {
         let given = given.as_ref()?;
@@ -239,5 +191,11 @@ fn tls(path: &KeyPath, typed: &typed::Tls, report: &mut Report) -> Tls {
             None
         }
     };
-    Tls { ca, client }
+    let pair = client.iter().flat_map(|(cert, key)| [cert, key]);
+    let contents = Contents::of(ca.iter().chain(pair).map(PathBuf::as_path));
+    Tls {
+        ca,
+        client,
+        contents,
+    }
 }

@@ -1,18 +1,18 @@
-//! What JetStream sinks have beside a subject: servers, credentials, a stream.
+//! What sinks of NATS have beside a subject: servers, credentials, a stream (JetStream).
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::scalar::{DAY, MINUTE, SECOND, choice, optional_duration, optional_size};
 use super::tls;
-use crate::config::Secret;
 use crate::config::finding::KeyPath;
 use crate::config::report::Report;
 use crate::config::typed::{self, List};
-use crate::config::validated::{Jetstream, JetstreamStream, NatsAuth};
+use crate::config::validated::{Jetstream, JetstreamStream, Nats, NatsAuth};
+use crate::config::{Contents, Secret};
 
 /// What a server's URL may begin with.
-const SCHEMES: [&str; 4] = ["nats", "tls", "ws", "wss"];
+const SCHEMES: [&str; 2] = ["nats", "tls"];
 
 pub(super) fn jetstream(
     path: &KeyPath,
@@ -34,18 +34,31 @@ pub(super) fn jetstream(
             );
         }
     }
-    let auth = typed.auth.as_ref();
     Jetstream {
         servers: servers(&path.key("url"), typed.url.as_ref(), report),
-        auth: auth.map_or(NatsAuth::None, |typed| {
-            self::auth(&path.key("auth"), typed, report)
-        }),
+        auth: auth(&path.key("auth"), typed.auth.as_ref(), report),
         tls: typed
             .tls
             .as_ref()
             .map(|typed| tls(&path.key("tls"), typed, report)),
         expected_stream: typed.expected_stream.clone(),
         stream,
+    }
+}
+
+pub(super) fn nats(path: &KeyPath, typed: &typed::Nats, report: &mut Report) -> Nats {
+    report.warn(
+        &path.key("type"),
+        "keeps nothing: the server takes an event and hands it to whoever is subscribed at that moment; where nobody is, \
+         it is gone and counts as delivered. To keep events, use jetstream",
+    );
+    Nats {
+        servers: servers(&path.key("url"), typed.url.as_ref(), report),
+        auth: auth(&path.key("auth"), typed.auth.as_ref(), report),
+        tls: typed
+            .tls
+            .as_ref()
+            .map(|typed| tls(&path.key("tls"), typed, report)),
     }
 }
 
@@ -68,7 +81,7 @@ fn servers(path: &KeyPath, given: Option<&List<Secret>>, report: &mut Report) ->
             Some(_) => {
                 report.error(
                     &path,
-                    format!("must begin with nats://, tls://, ws:// or wss://: {example}"),
+                    format!("must begin with nats:// or tls://: {example}"),
                 );
                 continue;
             }
@@ -86,7 +99,10 @@ fn servers(path: &KeyPath, given: Option<&List<Secret>>, report: &mut Report) ->
     servers.into_iter().map(Secret::new).collect()
 }
 
-fn auth(path: &KeyPath, typed: &typed::NatsAuth, report: &mut Report) -> NatsAuth {
+fn auth(path: &KeyPath, typed: Option<&typed::NatsAuth>, report: &mut Report) -> NatsAuth {
+    let Some(typed) = typed else {
+        return NatsAuth::None;
+    };
     let ways = [
         ("user", typed.user.is_some() || typed.password.is_some()),
         ("token", typed.token.is_some()),
@@ -146,7 +162,9 @@ fn auth(path: &KeyPath, typed: &typed::NatsAuth, report: &mut Report) -> NatsAut
                     "is empty: write the path of a credentials file",
                 );
             }
-            NatsAuth::Credentials(PathBuf::from(creds))
+            let path = PathBuf::from(creds);
+            let contents = Contents::of([path.as_path()]);
+            NatsAuth::Credentials(path, contents)
         }
         _ => NatsAuth::None,
     }

@@ -2,7 +2,7 @@
 
 use crate::config::finding::KeyPath;
 use crate::config::report::Report;
-use crate::route::Template;
+use crate::route::{Dialect, Template};
 
 /// What a destination is at a broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,57 +39,19 @@ pub(super) fn template(
              text, or set unconfined = true for this sink",
         );
     }
-    if let Some(complaint) = complaint(place, &literal_text(text)) {
-        report.error(path, complaint);
+    if let Err(complaint) = place.dialect().check_template(&template) {
+        report.is_refused(path, &complaint);
     }
     Some(template)
 }
 
-/// The text with an `x` for each placeholder.
-fn literal_text(text: &str) -> String {
-    let mut literal = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find('{') {
-        literal.push_str(&rest[..at]);
-        let after = &rest[at + 1..];
-        if let Some(escaped) = after.strip_prefix('{') {
-            literal.push('{');
-            rest = escaped;
-        } else {
-            literal.push('x');
-            rest = after.split_once('}').map_or("", |(_, tail)| tail);
+impl Place {
+    /// The rules that its names have, of which events' names are checked again.
+    fn dialect(self) -> Dialect {
+        match self {
+            Self::Subject => Dialect::Nats,
+            Self::Topic => Dialect::Kafka,
+            Self::RoutingKey | Self::Queue => Dialect::Amqp,
         }
-    }
-    literal.push_str(rest);
-    literal
-}
-
-/// Why no broker would take the literal text.
-fn complaint(place: Place, literal: &str) -> Option<&'static str> {
-    if literal.contains(char::is_control) {
-        return Some("holds a control character");
-    }
-    match place {
-        Place::Subject if literal.contains(char::is_whitespace) => {
-            Some("holds a space, which no subject may have")
-        }
-        Place::Subject if literal.contains(['*', '>']) => {
-            Some("holds a wildcard (`*` or `>`): events are published to one subject each")
-        }
-        Place::Subject if literal.split('.').any(str::is_empty) => {
-            Some("has an empty part: dots stand between parts only")
-        }
-        Place::Topic if literal.len() > 249 => Some("is longer than the 249 characters of a topic"),
-        Place::Topic
-            if !literal
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')) =>
-        {
-            Some("is no topic: use letters, digits, `.`, `_` and `-`")
-        }
-        Place::RoutingKey | Place::Queue if literal.len() > 255 => {
-            Some("is longer than the 255 bytes that AMQP allows")
-        }
-        _ => None,
     }
 }

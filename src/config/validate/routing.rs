@@ -33,24 +33,17 @@ pub(super) fn routing(typed: &Typed, report: &mut Report) -> Option<Routing> {
         return None;
     }
     let path = KeyPath::root().key("routes");
-    let mut routes = Vec::new();
-    let mut everything: Option<usize> = None;
+    let mut routes: Vec<Route> = Vec::new();
     for (position, typed_route) in typed.routes.iter().enumerate() {
         let path = path.index(position);
-        if let Some(earlier) = everything {
-            report.warn(
-                &path,
-                format!("is never reached: routes[{earlier}] matches every event type before it"),
-            );
-        }
         let route = route(&path, typed_route, typed, report);
-        if everything.is_none() && matches_everything(typed_route) {
-            everything = Some(position);
-        }
+        overshadowed(&path, &route, &routes, report);
         routes.push(route);
     }
+    let mut patterns = routes.iter().flat_map(|route| &route.event_types);
+    let has_catch_all = patterns.any(Pattern::is_catch_all);
     unreached(typed, report);
-    if everything.is_none() && given.is_none() && !report.is_struck_within(&path) {
+    if !has_catch_all && given.is_none() && !report.is_struck_within(&path) {
         let place = report.place(&path.index(routes.len() - 1));
         report.error_at(
             &unrouted_path,
@@ -65,14 +58,40 @@ pub(super) fn routing(typed: &Typed, report: &mut Report) -> Option<Routing> {
     })
 }
 
-fn matches_everything(route: &typed::Route) -> bool {
-    let patterns = route.event_type.as_ref();
-    patterns.is_some_and(|patterns| {
-        patterns
-            .items()
-            .iter()
-            .any(|pattern| !pattern.is_empty() && pattern.bytes().all(|byte| byte == b'*'))
-    })
+/// Warns of event types that never get as far as this route.
+fn overshadowed(path: &KeyPath, route: &Route, earlier: &[Route], report: &mut Report) {
+    let before = |pattern: &Pattern| {
+        earlier.iter().position(|route| {
+            let mut patterns = route.event_types.iter();
+            patterns.any(|earlier| earlier.covers(pattern))
+        })
+    };
+    let event_types = route.event_types.iter();
+    let shadows: Vec<(&Pattern, usize)> = event_types
+        .filter_map(|pattern| Some((pattern, before(pattern)?)))
+        .collect();
+    let by: BTreeSet<String> = shadows
+        .iter()
+        .map(|(_, earlier)| format!("routes[{earlier}]"))
+        .collect();
+    let by = Vec::from_iter(by).join(" and ");
+    if shadows.is_empty() {
+        // Every event type may get here.
+    } else if shadows.len() == route.event_types.len() {
+        report.warn(
+            path,
+            format!("is never reached: what it matches goes by {by} before"),
+        );
+    } else {
+        let names: Vec<String> = shadows.iter().map(|(p, _)| format!("`{p}`")).collect();
+        report.warn(
+            &path.key("event_type"),
+            format!(
+                "{} does nothing here: such events go by {by} before",
+                names.join(", ")
+            ),
+        );
+    }
 }
 
 fn route(path: &KeyPath, typed_route: &typed::Route, typed: &Typed, report: &mut Report) -> Route {

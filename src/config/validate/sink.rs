@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::destination::{DefaultUse, default_destination};
+use super::envelope::envelope;
+use super::retry;
 use super::scalar::{HOUR, MINUTE, SECOND, choice, count, duration, name, optional_size, share};
-use super::{envelope, retry};
 use crate::config::availability;
 use crate::config::finding::KeyPath;
 use crate::config::nearest::did_you_mean;
@@ -62,7 +63,6 @@ fn sink(
     let common = &member.common;
     let root = KeyPath::root();
     let retry_paths = [&path.key("retry"), &root.key("retry")];
-    let envelope_paths = [&path.key("envelope"), &root.key("envelope")];
     let limits = Duration::from_millis(1)..=10 * MINUTE;
     let flushes = Duration::from_millis(1)..=MINUTE;
     let bytes = optional_size(
@@ -102,12 +102,7 @@ fn sink(
         flushes,
     );
     let retry = retry(retry_paths, &common.retry, &typed.root.retry, report);
-    let envelope = envelope(
-        envelope_paths,
-        &common.envelope,
-        &typed.root.envelope,
-        report,
-    );
+    let envelope = envelope(&path.key("envelope"), member, typed, report);
     let default_destination =
         default_destination(path, member, DefaultUse::of(key, typed, report), report);
     let kind = kind(path, member, report)?;
@@ -170,7 +165,20 @@ fn kind(path: &KeyPath, member: &typed::Sink, report: &mut Report) -> Option<Sin
         typed::SinkKind::Jetstream(typed) => Some(SinkKind::Jetstream(super::nats::jetstream(
             path, typed, report,
         ))),
-        // Reported above.
+        #[cfg(feature = "nats")]
+        typed::SinkKind::Nats(typed) => {
+            Some(SinkKind::Nats(super::nats::nats(path, typed, report)))
+        }
+        #[cfg(feature = "rabbitmq")]
+        typed::SinkKind::Rabbitmq(typed) => Some(SinkKind::Rabbitmq(super::rabbitmq::rabbitmq(
+            path, typed, report,
+        ))),
+        #[cfg(feature = "kafka")]
+        typed::SinkKind::Kafka(typed) => {
+            super::kafka::idle_keys(path, &member.common, report);
+            super::kafka::kafka(path, typed, report).map(SinkKind::Kafka)
+        }
+        #[allow(unreachable_patterns)] // by the features of the build: reported above
         _ => None,
     }
 }

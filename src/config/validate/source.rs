@@ -183,7 +183,7 @@ fn url(path: &KeyPath, given: Option<&Secret>, report: &mut Report) -> Secret {
 }
 
 fn mode(path: &KeyPath, typed: &typed::Postgres, report: &mut Report) -> Mode {
-    let given = typed.mode.as_deref().unwrap_or(availability::DEFAULT_MODE);
+    let given = typed.mode.as_deref().unwrap_or(super::DEFAULT_MODE);
     let watch = choice(report, &path.key("mode"), Some(given), &MODES);
     let fallback_path = path.key("fallback_interval");
     let fallback = duration(

@@ -2,12 +2,17 @@
 //!
 //! One task per pipeline. It owns the gate, the limits, the probing of an outage and the timing of flushes; it
 //! never waits for one thing while another could go on. Its parts: [`publishing`](self) hands events to the
-//! stack and acts on verdicts, [`reading`](self) keeps events coming, [`storing`](self) keeps the ledger.
+//! stack and acts on verdicts, [`reading`](self) keeps events coming, [`storing`](self) keeps the ledger,
+//! [`stall`](self) tells when a sink that keeps order itself answers nothing.
 
 mod looking;
 mod publishing;
 mod reading;
+mod stall;
 mod storing;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,12 +21,14 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::publishing::{Attempt, Attempted, Outage};
 use self::reading::{Read, Reading};
+use self::stall::Stall;
 use self::storing::{Flushed, Flushing};
 use super::Stack;
 use super::flush::Ledger;
@@ -31,6 +38,7 @@ use crate::config;
 use crate::event::Event;
 use crate::lease::Lease;
 use crate::metrics::{Cause, PipelineMetrics};
+use crate::sink::KeyOrder;
 use crate::source::bell::Bell;
 use crate::source::{LedgerStore, Reader, StoredLedger};
 use crate::status::{Activity, PipelineStatus};
@@ -54,6 +62,8 @@ pub enum Exit {
 pub struct PumpParts {
     /// What events pass through.
     pub stack: Stack,
+    /// Who keeps events of one key in order.
+    pub order: KeyOrder,
     /// Where they come from.
     pub reader: Box<dyn Reader>,
     /// What wakes it when it is idle; `None` if it polls.
@@ -66,6 +76,8 @@ pub struct PumpParts {
     pub lease: Lease,
     /// Limits.
     pub limits: Limits,
+    /// How long a stop waits for acknowledgements, as the configuration says when it stops.
+    pub drain: watch::Receiver<Duration>,
     /// Where it records what it does.
     pub metrics: Arc<PipelineMetrics>,
     /// Where others see how it is.
@@ -79,6 +91,8 @@ pub struct Limits {
     pub batch_size: usize,
     /// Events handed to the broker at a time.
     pub max_in_flight: usize,
+    /// How long a sink that keeps order itself may answer nothing before that is an outage.
+    pub patience: Duration,
     /// Weight of all events in memory.
     pub max_bytes: usize,
     /// Events waiting for a retry or behind one, before reading stops.
@@ -87,22 +101,20 @@ pub struct Limits {
     pub flush_interval: Duration,
     /// The time between two looks into closed holes.
     pub look_interval: Duration,
-    /// How long a stop waits for acknowledgements.
-    pub drain: Duration,
 }
 
 impl Limits {
     /// The limits of the pipeline from `source` to `sink`.
     #[must_use]
-    pub fn new(relay: &config::Relay, source: &config::Source, sink: &config::Sink) -> Self {
+    pub fn new(source: &config::Source, sink: &config::Sink) -> Self {
         Self {
             batch_size: usize::try_from(source.batch_size).unwrap_or(usize::MAX),
             max_in_flight: sink.max_in_flight,
+            patience: sink.timeout,
             max_bytes: sink.max_in_flight_bytes,
             max_parked: sink.max_parked,
             flush_interval: sink.flush_interval,
             look_interval: source.settle_interval,
-            drain: relay.shutdown_timeout,
         }
     }
 }
@@ -127,7 +139,9 @@ enum Happening {
 #[allow(missing_debug_implementations)] // a reader is whatever a source makes it
 pub struct Pump {
     stack: Stack,
+    order: KeyOrder,
     limits: Limits,
+    drain: watch::Receiver<Duration>,
     lease: Lease,
     metrics: Arc<PipelineMetrics>,
     status: Arc<PipelineStatus>,
@@ -144,6 +158,7 @@ pub struct Pump {
     held_bytes: usize,
     attempts: u64,
     outage: Option<Outage>,
+    stall: Stall,
     /// `None` while a read is on its way; likewise `store`.
     reader: Option<Box<dyn Reader>>,
     reading: Option<Reading>,
@@ -152,6 +167,10 @@ pub struct Pump {
     read_at: Instant,
     read_cause: Cause,
     read_began: Instant,
+    /// How many times the bell's pace passes between two reads.
+    stride: u32,
+    /// When to ask how much is left, if there is no room to read it.
+    count_at: Instant,
     /// When to try again after a failed read.
     retry_read_at: Instant,
     read_backoff: Backoff,
@@ -163,6 +182,8 @@ pub struct Pump {
     store: Option<Box<dyn LedgerStore>>,
     flushing: Option<Flushing>,
     flush_at: Instant,
+    /// When to look whether the ledger is still ours, unless it is stored meanwhile.
+    look_at_ledger_at: Instant,
     flush_backoff: Backoff,
     tick_at: Instant,
     /// Set by a stop: when waiting for acknowledgements ends.
@@ -176,12 +197,14 @@ impl Pump {
         let now = Instant::now();
         Self {
             stack: parts.stack,
+            order: parts.order,
             limits: parts.limits,
+            drain: parts.drain,
             lease: parts.lease,
             metrics: parts.metrics,
             status: parts.status,
             ledger: Ledger::new(parts.ledger),
-            gate: Gate::default(),
+            gate: Gate::new(parts.order),
             ready: BTreeMap::new(),
             delayed: BTreeMap::new(),
             in_flight: FuturesUnordered::new(),
@@ -189,12 +212,15 @@ impl Pump {
             held_bytes: 0,
             attempts: 0,
             outage: None,
+            stall: Stall::default(),
             reader: Some(parts.reader),
             reading: None,
             bell: parts.bell,
             read_at: now,
             read_cause: Cause::Poll,
             read_began: now,
+            stride: 1,
+            count_at: now,
             retry_read_at: now,
             read_backoff: Backoff::source(),
             unread: 0,
@@ -203,6 +229,7 @@ impl Pump {
             store: Some(parts.store),
             flushing: None,
             flush_at: now,
+            look_at_ledger_at: now,
             flush_backoff: Backoff::source(),
             tick_at: now,
             drain_until: None,
@@ -250,7 +277,7 @@ impl Pump {
             Happening::Flushed(flushed) => return self.has_flushed(flushed),
             Happening::Bell => self.bell_changed(),
             Happening::Due => {}
-            Happening::Stop => self.drain_until = Some(Instant::now() + self.limits.drain),
+            Happening::Stop => self.drain_until = Some(Instant::now() + *self.drain.borrow()),
         }
         Ok(())
     }
@@ -279,6 +306,7 @@ impl Pump {
         if self.flushing.is_none() && self.ledger.is_dirty() {
             consider(self.flush_at);
         }
+        // The look at the ledger of an idle pipeline needs no waking of its own: the tick is often enough.
         // What is due and can't be done now (no room to read into, a lease that ended) waits for the next
         // acknowledgement or tick.
         if due <= now { self.tick_at } else { due }
@@ -297,6 +325,7 @@ impl Pump {
             return;
         }
         self.tick_at = now + TICK;
+        self.look_for_stall(now);
         let oldest = self.held.first_key_value();
         let activity = Activity {
             in_flight: self.in_flight.len(),
@@ -305,7 +334,8 @@ impl Pump {
             oldest_pending: oldest.map(|(_, created_at)| *created_at),
             holes: self.holes,
         };
-        self.metrics.set_activity(&activity, self.outage.is_none());
+        let is_available = self.outage.is_none() && !self.stall.is_on();
+        self.metrics.set_activity(&activity, is_available);
         self.status.works(activity);
     }
 

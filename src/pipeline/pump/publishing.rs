@@ -3,13 +3,17 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use futures::FutureExt as _;
+use futures::future::Either;
 use tokio::time::Instant;
-use tower::ServiceExt as _;
+use tower::{Service as _, ServiceExt as _};
 
 use super::Pump;
+use super::stall::Stall;
 use crate::error::{Meaning, PublishError};
 use crate::event::Event;
 use crate::pipeline::Verdict;
+use crate::sink::KeyOrder;
 use crate::source::DeadLetter;
 
 /// Events handed to the stack between two looks at everything else.
@@ -17,6 +21,9 @@ const BURST: usize = 256;
 
 /// An attempt on its way.
 pub(super) type Attempt = Pin<Box<dyn Future<Output = Attempted> + Send>>;
+
+/// What the stack answers.
+type Answer = Result<Verdict, std::convert::Infallible>;
 
 /// An attempt that has ended.
 pub(super) struct Attempted {
@@ -79,7 +86,10 @@ impl Pump {
     fn attempt(&mut self, event: Arc<Event>) {
         let number = self.attempts;
         self.attempts += 1;
-        let answer = self.stack.clone().oneshot(Arc::clone(&event));
+        let answer = match self.order {
+            KeyOrder::Gated => Either::Left(self.stack.clone().oneshot(Arc::clone(&event))),
+            KeyOrder::Kept => Either::Right(self.handed_over(Arc::clone(&event))),
+        };
         self.in_flight.push(Box::pin(async move {
             let Ok(verdict) = answer.await;
             Attempted {
@@ -88,6 +98,14 @@ impl Pump {
                 verdict,
             }
         }));
+    }
+
+    /// Hands an event over here and now: the order of the calls is the order of the events, and nobody says in
+    /// which order futures are first polled.
+    fn handed_over(&mut self, event: Arc<Event>) -> impl Future<Output = Answer> + Send + use<> {
+        let ready = self.stack.ready().now_or_never();
+        debug_assert!(ready.is_some(), "a sink that keeps order is always ready");
+        self.stack.call(event)
     }
 
     /// Acts on the verdict about an attempt.
@@ -169,6 +187,7 @@ impl Pump {
 
     /// The broker has answered: an outage is over unless the attempt began before it.
     fn answered(&mut self, number: u64) {
+        self.stall_is_over();
         let over = |outage: &Outage| number >= outage.first_probe;
         if let Some(outage) = self.outage.take_if(|outage| over(outage)) {
             self.status.sink_is_back();
@@ -178,6 +197,7 @@ impl Pump {
 
     /// The broker is away.
     fn suspend(&mut self, number: u64, probe_at: Instant, error: &PublishError) {
+        self.stall = Stall::default();
         match &mut self.outage {
             Some(outage) => {
                 if number >= outage.first_probe {

@@ -14,6 +14,14 @@ use crate::pipeline::order::Admission;
 use crate::source::bell::{Bell, Waiting};
 use crate::source::{Batch, Fetched, Reader, SourceError};
 
+/// A read that brings this many events came late enough to be worth its price; the next may come later still.
+const WORTHWHILE_READ: usize = 16;
+
+/// How many times the bell's pace an idle pipeline waits at most between two reads. A read costs the database the
+/// same whether it brings one event or fifty: where events come fast, fewer reads leave the processors to the
+/// writers, and delay an event by 16 ms at most.
+const LONGEST_STRIDE: u32 = 4;
+
 /// A read on its way. It runs as a task of its own: rows are decoded while others are published.
 pub(super) type Reading = AbortOnDropHandle<Read>;
 
@@ -27,7 +35,12 @@ pub(super) enum Answer {
     Next(Result<Batch, SourceError>),
     Again(Result<Fetched, SourceError>),
     Looked(RangeSet, Result<RangeSet, SourceError>),
+    Unread(Result<u64, SourceError>),
 }
+
+/// How often a pipeline that has no room for more asks how much there is: what is pending goes on growing while the
+/// broker is away.
+const COUNT_INTERVAL: Duration = Duration::from_secs(3);
 
 impl Pump {
     /// Starts a read if there is room for what it brings.
@@ -37,7 +50,11 @@ impl Pump {
         }
         // What waits as its `seq` needs no wake-up.
         let wanted = self.gate.wanted(self.limits.batch_size);
-        if wanted.is_empty() && (now < self.read_at || !self.has_room()) {
+        if wanted.is_empty() && !self.has_room() {
+            self.start_counting(now);
+            return;
+        }
+        if wanted.is_empty() && now < self.read_at {
             return;
         }
         let Some(mut reader) = self.reader.take() else {
@@ -61,6 +78,21 @@ impl Pump {
             })
         };
         self.reading = Some(AbortOnDropHandle::new(task));
+    }
+
+    /// Asks how much is left, if reading has stood still for a while.
+    fn start_counting(&mut self, now: Instant) {
+        if now < self.count_at.max(self.read_began + COUNT_INTERVAL) {
+            return;
+        }
+        let Some(mut reader) = self.reader.take() else {
+            return;
+        };
+        self.count_at = now + COUNT_INTERVAL;
+        self.reading = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            let answer = Answer::Unread(reader.unread().await);
+            Read { reader, answer }
+        })));
     }
 
     /// Whether new events may be read: those in memory that wait for a slot are fewer than there are slots, and
@@ -87,6 +119,7 @@ impl Pump {
                 if let Some(bell) = self.bell.as_ref().filter(|_| !batch.events.is_empty()) {
                     bell.active();
                 }
+                self.stride = next_stride(self.stride, batch.events.len());
                 if batch.more {
                     (self.read_at, self.read_cause) = (now, Cause::More);
                 } else {
@@ -103,7 +136,12 @@ impl Pump {
                 self.has_looked(&looked, &late, now);
                 None
             }
+            Answer::Unread(Ok(unread)) => {
+                self.unread = unread;
+                None
+            }
             Answer::Next(Err(error))
+            | Answer::Unread(Err(error))
             | Answer::Again(Err(error))
             | Answer::Looked(_, Err(error)) => Some(error),
         };
@@ -140,7 +178,7 @@ impl Pump {
         let waiting = self.bell.as_mut().map(Bell::waiting);
         let (wait, cause) = match waiting {
             None => (longest, Cause::Poll),
-            Some(Waiting::Polling { every }) => (every.min(longest), Cause::Poll),
+            Some(Waiting::Polling { every }) => ((every * self.stride).min(longest), Cause::Poll),
             Some(Waiting::Armed { since }) if self.read_began < since => {
                 (Duration::ZERO, Cause::Arming)
             }
@@ -202,5 +240,27 @@ impl Pump {
             let next = self.gate.gone(seq);
             self.ready.extend(next.map(|event| (event.seq, event)));
         }
+    }
+}
+
+/// The stride after a read that found so many events.
+fn next_stride(stride: u32, found: usize) -> u32 {
+    if found < WORTHWHILE_READ {
+        return 1;
+    }
+    (stride * 2).min(LONGEST_STRIDE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::next_stride;
+
+    #[test]
+    fn the_stride_grows_with_what_reads_bring_and_shrinks_at_once() {
+        let strides = [40, 80, 160, 16, 15, 16].iter().scan(1, |stride, found| {
+            *stride = next_stride(*stride, *found);
+            Some(*stride)
+        });
+        assert_eq!(strides.collect::<Vec<_>>(), [2, 4, 4, 4, 1, 2]);
     }
 }

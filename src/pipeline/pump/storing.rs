@@ -13,30 +13,40 @@ use crate::source::{LedgerStore, SourceError};
 /// How long the last flush of a stop may take.
 const LAST_FLUSH: Duration = Duration::from_secs(5);
 
+/// How often an idle pipeline looks whether its ledger is still the one that it read: a command may have changed it.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// A flush on its way, as a task of its own.
 pub(super) type Flushing = AbortOnDropHandle<Flushed>;
 
 /// The store with its answer.
 pub(super) struct Flushed {
     store: Box<dyn LedgerStore>,
-    pending: Pending,
+    /// `None`: there was nothing to store, and only a look at the ledger.
+    pending: Option<Pending>,
     took: Duration,
     result: Result<(), SourceError>,
 }
 
 impl Pump {
-    /// Starts a flush if one is due.
+    /// Starts a flush if one is due; where there is nothing to store, a look at the ledger every now and then.
     pub(super) fn start_flush(&mut self, now: Instant) {
-        if !self.ledger.is_dirty() || now < self.flush_at {
+        let dirty = self.ledger.is_dirty();
+        let idle = !dirty && self.drain_until.is_none() && now >= self.look_at_ledger_at;
+        if now < self.flush_at || !(dirty || idle) {
             return;
         }
         let Some(mut store) = self.store.take() else {
             return;
         };
-        let pending = self.ledger.begin_flush();
+        self.look_at_ledger_at = now + LOOK_INTERVAL;
+        let pending = dirty.then(|| self.ledger.begin_flush());
         self.flushing = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             let began = Instant::now();
-            let result = store.flush(&pending.flush).await;
+            let result = match &pending {
+                Some(pending) => store.flush(&pending.flush).await,
+                None => store.still_ours().await,
+            };
             Flushed {
                 store,
                 pending,
@@ -59,8 +69,11 @@ impl Pump {
                 if self.flush_backoff.succeeded() {
                     tracing::info!("the ledger is stored again");
                 }
+                let Some(pending) = flushed.pending else {
+                    return Ok(());
+                };
                 self.metrics.flush_duration.record(flushed.took);
-                self.stored(&flushed.pending);
+                self.stored(&pending);
                 // Dead letters that came meanwhile hold back their keys.
                 let wait = if self.ledger.has_refused() {
                     Duration::ZERO
@@ -73,7 +86,9 @@ impl Pump {
             Err(SourceError::Fenced) => Err(Exit::Fenced),
             Err(SourceError::Changed) => Err(Exit::Changed),
             Err(error) => {
-                self.ledger.flush_failed(flushed.pending);
+                if let Some(pending) = flushed.pending {
+                    self.ledger.flush_failed(pending);
+                }
                 let delay = self.flush_backoff.failed();
                 tracing::warn!(
                     error = chain(&error),

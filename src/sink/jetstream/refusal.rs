@@ -1,10 +1,11 @@
 //! What a publish that was not acknowledged means for its event.
 
+use async_nats::StatusCode;
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{self, ErrorCode, publish::PublishAck};
-use async_nats::{PublishErrorKind, StatusCode};
 
 use crate::error::{Meaning, PublishError};
+use crate::sink::nats_connection::refusal;
 
 /// Why a publish was not acknowledged.
 #[derive(Debug)]
@@ -37,22 +38,9 @@ pub(super) fn read(reply: &async_nats::Message) -> Result<(), Failure> {
 /// The one place that decides between an outage and a rejection.
 pub(super) fn classify(failure: Failure) -> PublishError {
     match failure {
-        Failure::Unsent(error) => match error.kind() {
-            PublishErrorKind::MaxPayloadExceeded => {
-                PublishError::rejected("the message is larger than the server's max_payload")
-                    .caused_by(error)
-            }
-            PublishErrorKind::InvalidSubject => {
-                PublishError::invalid("NATS can't publish to this subject").caused_by(error)
-            }
-            PublishErrorKind::Send => {
-                PublishError::unavailable("the NATS connection is closed").caused_by(error)
-            }
-        },
-        Failure::Disconnected => PublishError::unavailable("there is no connection to NATS"),
-        Failure::Forbidden => PublishError::rejected(
-            "the server's permissions don't allow publishing to this subject",
-        ),
+        Failure::Unsent(error) => refusal::unsent(error),
+        Failure::Disconnected => refusal::disconnected(),
+        Failure::Forbidden => refusal::forbidden(),
         Failure::NoResponders => PublishError::unavailable("nobody answers for this subject"),
         Failure::Refused(error) => match meaning(&error) {
             Meaning::Rejected => {
@@ -101,6 +89,8 @@ fn meaning_of_full_stream(error: &jetstream::Error) -> Meaning {
 
 #[cfg(test)]
 mod tests {
+    use async_nats::PublishErrorKind;
+
     use super::*;
     use Meaning::{Invalid, Rejected, Unavailable};
 

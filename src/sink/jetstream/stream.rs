@@ -10,7 +10,8 @@ use async_nats::jetstream::{self, Context, ErrorCode};
 use crate::config::JetstreamStream;
 use crate::sink::connect::ConnectError;
 
-/// Creates the stream unless it is there. Warns where one that is there differs from what is wanted.
+/// Creates the stream unless it is there, or another captures all of its subjects. Warns where what is there differs
+/// from what is wanted.
 pub(super) async fn ensure(
     context: &Context,
     wanted: &JetstreamStream,
@@ -27,12 +28,43 @@ pub(super) async fn ensure(
         return Ok(());
     }
     // A second relay that creates the same stream at the same time gets the same answer.
-    context
-        .create_stream(configuration(wanted))
-        .await
-        .map_err(|error| explain_creation(wanted, error))?;
-    tracing::info!(stream = wanted.name, "created jetstream stream");
-    Ok(())
+    let Err(error) = context.create_stream(configuration(wanted)).await else {
+        tracing::info!(stream = wanted.name, "created jetstream stream");
+        return Ok(());
+    };
+    if let Some(other) = captor(context, wanted).await? {
+        tracing::warn!(
+            stream = wanted.name,
+            captured_by = other,
+            "jetstream stream is not created, for another captures its subjects"
+        );
+        return Ok(());
+    }
+    Err(explain_creation(wanted, error))
+}
+
+/// Another stream that captures everything that `wanted` is to capture, if there is one. No two streams can capture
+/// the same subject.
+async fn captor(
+    context: &Context,
+    wanted: &JetstreamStream,
+) -> Result<Option<String>, ConnectError> {
+    let Some(first) = wanted.subjects.first() else {
+        return Ok(None);
+    };
+    let name = match context.stream_by_subject(first).await {
+        Ok(name) => name,
+        Err(error) if error.kind() == GetStreamByNameErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(away().caused_by(error)),
+    };
+    let captures = |existing: &Config| {
+        let mut subjects = wanted.subjects.iter();
+        subjects.all(|subject| existing.subjects.iter().any(|p| covers(p, subject)))
+    };
+    let existing = find(context, &name).await?;
+    Ok(existing
+        .is_some_and(|existing| captures(&existing))
+        .then_some(name))
 }
 
 /// For `check --connect`: whether the stream is there, and where it differs, in sentences.
@@ -43,9 +75,11 @@ pub(super) async fn compare(
     let name = &wanted.name;
     checked_name("stream.name", name)?;
     let Some(existing) = find(context, name).await? else {
-        return Ok(vec![format!(
-            "stream {name} is not there: it will be created at the start"
-        )]);
+        let other = captor(context, wanted).await?;
+        let what_then = other.map_or("it will be created at the start".to_owned(), |other| {
+            format!("{other} captures its subjects, so none will be created")
+        });
+        return Ok(vec![format!("stream {name} is not there: {what_then}")]);
     };
     let mut findings = vec![format!("stream {name} is there")];
     findings.extend(

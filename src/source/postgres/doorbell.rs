@@ -125,6 +125,7 @@ impl Doorbell {
             // Whatever was missed meanwhile is read now, and the rest by polling.
             let every = self.poll_interval.min(OUT_OF_ORDER_POLL);
             self.ringer.tell(Waiting::Polling { every });
+            self.ringer.set_trouble(Some(chain(&lost)));
             let delay = match lost {
                 Lost::Pooler => POOLER_PAUSE,
                 _ => backoff.failed(),
@@ -143,6 +144,7 @@ impl Doorbell {
         let mut session = Session::open(&self.options, &self.names).await?;
         session.probe(&self.options).await?;
         session.evict(&self.session_name).await?;
+        self.ringer.set_trouble(None);
         if backoff.succeeded() {
             tracing::info!("the doorbell is in order again");
         }

@@ -70,8 +70,9 @@ pub(super) struct Holes {
     newest: Vec<Holder>,
     listings: u64,
     listed_at: Option<Instant>,
-    /// A listed transaction has ended since the last read that looked up every hole: its rows may show.
-    ended: bool,
+    /// A read must look up every hole before any may be left out: a listed transaction has ended since the last
+    /// one that did, or a listing took in holes whose owners may have ended before it.
+    owed: bool,
 }
 
 impl Holes {
@@ -107,7 +108,7 @@ impl Holes {
     pub(super) fn listed(&mut self, holders: Vec<Holder>, now: Instant) {
         let holding: HashSet<&str> = holders.iter().map(|h| h.virtual_xid.as_str()).collect();
         let still_open = |holder: &Holder| holding.contains(holder.virtual_xid.as_str());
-        self.ended |= !self.newest.iter().all(still_open);
+        self.owed |= !self.newest.iter().all(still_open);
         for open in self.open.values_mut() {
             open.retain(|virtual_xid| holding.contains(virtual_xid.as_str()));
         }
@@ -123,6 +124,7 @@ impl Holes {
         if new {
             let all = holders.iter().map(|h| h.virtual_xid.clone()).collect();
             self.open.insert(self.listings, all);
+            self.owed = true;
         }
         self.newest = holders;
         self.listed_at = Some(now);
@@ -133,7 +135,7 @@ impl Holes {
     /// when one of the others ends.
     pub(super) fn question(&self) -> Question {
         let closable = self.open.values().any(HashSet::is_empty);
-        if self.holes.len() <= MANY || closable || self.ended {
+        if self.holes.len() <= MANY || closable || self.owed {
             return Question::All;
         }
         let xids: Option<Vec<i64>> = self.newest.iter().map(|holder| holder.xid).collect();
@@ -184,7 +186,7 @@ impl Holes {
             hole.seen_at.get_or_insert(now);
         }
         if covered == i64::MAX {
-            self.ended = false;
+            self.owed = false;
         }
         if !self.open.values().any(HashSet::is_empty) {
             return RangeSet::new();
@@ -224,7 +226,7 @@ impl Holes {
         self.open.clear();
         self.newest.clear();
         self.listed_at = None;
-        self.ended = false;
+        self.owed = false;
     }
 
     /// The holders of the newest listing: those who may own a hole.
@@ -304,6 +306,11 @@ mod tests {
         assert_eq!(holes.question(), Question::All);
         tokio::time::advance(YOUNG).await;
         holes.listed(vec![holder("3/1", 10), holder("4/1", 11)], Instant::now());
+        // The owner of any of them may have ended after the last read and before this listing.
+        assert_eq!(holes.question(), Question::All);
+        holes.covered(100, Instant::now());
+        assert_eq!(holes.question(), Question::All, "that look was cut off");
+        holes.covered(i64::MAX, Instant::now());
         assert_eq!(holes.question(), Question::YoungUnlessEnded(vec![10, 11]));
         assert_eq!(holes.ranges(true).count(), 0);
         // Between two reads one of them ended: what it left is visible to the next, which must look.

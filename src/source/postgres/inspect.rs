@@ -3,6 +3,7 @@
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
+use super::columns::{check_columns, columns_of};
 use super::link::Link;
 use super::migrate::VERSION;
 use super::rows::PayloadType;
@@ -29,24 +30,12 @@ pub(super) async fn inspect(
     columns: &Columns,
     mode: Mode,
 ) -> Result<Facts, SourceError> {
-    let mut table = None;
-    link.query(INSPECT, table_sql(names, columns), |row| {
-        table = Some(Table::from_row(&row)?);
-        Ok(())
-    })
-    .await?;
-    let Some(table) = table else {
+    let Some(table) = table(link, names, columns).await? else {
         return Err(SourceError::Migrate(format!(
             "there is no table {}: run `outbox-relay migrate` (or `run --migrate`)",
             names.table
         )));
     };
-    if table.in_recovery {
-        return Err(SourceError::Database {
-            action: INSPECT,
-            source: "the server is a standby in recovery".into(),
-        });
-    }
     table.check(names, columns)?;
     check_version(link, names).await?;
     if mode != Mode::Poll && !table.rings {
@@ -55,13 +44,34 @@ pub(super) async fn inspect(
             names.table
         )));
     }
-    let types = column_types(link, names).await?;
-    check_columns(&types, names, columns).map(|payload| Facts { payload })
+    let found = columns_of(link, names).await?;
+    check_columns(&found, names, columns).map(|payload| Facts { payload })
+}
+
+/// The table as it is; `None` if there is none.
+pub(super) async fn table(
+    link: &mut Link,
+    names: &Names,
+    columns: &Columns,
+) -> Result<Option<Table>, SourceError> {
+    let mut table = None;
+    link.query(INSPECT, table_sql(names, columns), |row| {
+        table = Some(Table::from_row(&row)?);
+        Ok(())
+    })
+    .await?;
+    if table.as_ref().is_some_and(|table| table.in_recovery) {
+        return Err(SourceError::Database {
+            action: INSPECT,
+            source: "the server is a standby in recovery".into(),
+        });
+    }
+    Ok(table)
 }
 
 /// Facts about the table as a whole.
 #[derive(Debug)]
-struct Table {
+pub(super) struct Table {
     name: String,
     ledgers_elsewhere: bool,
     server_version: i32,
@@ -125,9 +135,19 @@ impl Table {
         })
     }
 
-    fn check(&self, names: &Names, columns: &Columns) -> Result<(), SourceError> {
-        let table = &names.table;
-        let seq = &columns.seq;
+    /// Whether `seq` is drawn by the database, whatever else is to be said of it.
+    pub(super) fn is_numbered(&self) -> bool {
+        self.identity.as_deref() == Some("a")
+    }
+
+    /// Whether the relay can keep its promises on the table.
+    pub(super) fn check(&self, names: &Names, columns: &Columns) -> Result<(), SourceError> {
+        self.check_kind(names)?;
+        self.check_seq(names, columns)
+    }
+
+    /// Refuses what no column could mend.
+    pub(super) fn check_kind(&self, names: &Names) -> Result<(), SourceError> {
         let refusals = [
             (
                 self.server_version < OLDEST_SERVER,
@@ -165,27 +185,48 @@ impl Table {
                  publisher"
                     .to_owned(),
             ),
+        ];
+        refused(names, refusals)
+    }
+
+    fn check_seq(&self, names: &Names, columns: &Columns) -> Result<(), SourceError> {
+        let seq = &columns.seq;
+        let refusals = [
             (
-                self.identity.as_deref() != Some("a") || self.sequence.is_none(),
+                !self.is_numbered() || self.sequence.is_none(),
                 format!(
                     "has no column {seq} GENERATED ALWAYS AS IDENTITY: the relay's order must be drawn by \
-                     the INSERT itself; see `outbox-relay migrate --print`"
+                     the INSERT itself; `outbox-relay migrate --adopt` adds it"
                 ),
             ),
             (
                 self.sequence_is_plain == Some(false),
-                format!("draws {seq} from a sequence that is not CACHE 1, INCREMENT 1, NO CYCLE, \
-                     MINVALUE 1 or more"),
+                format!(
+                    "draws {seq} from a sequence that is not CACHE 1, INCREMENT 1, NO CYCLE, \
+                     MINVALUE 1 or more"
+                ),
             ),
             (
                 !self.seq_is_indexed,
-                format!("has no unique index on {seq}: every read would go through the whole table"),
+                format!(
+                    "has no unique index on {seq}: every read would go through the whole table"
+                ),
             ),
         ];
-        match refusals.into_iter().find(|(refused, _)| *refused) {
-            Some((_, reason)) => Err(SourceError::Refused(format!("the table {table} {reason}"))),
-            None => Ok(()),
-        }
+        refused(names, refusals)
+    }
+}
+
+fn refused<const N: usize>(
+    names: &Names,
+    refusals: [(bool, String); N],
+) -> Result<(), SourceError> {
+    match refusals.into_iter().find(|(refused, _)| *refused) {
+        Some((_, reason)) => Err(SourceError::Refused(format!(
+            "the table {} {reason}",
+            names.table
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -207,90 +248,4 @@ async fn check_version(link: &mut Link, names: &Names) -> Result<(), SourceError
             names.table
         ))),
     }
-}
-
-/// A column of the outbox table.
-struct Column {
-    name: String,
-    kind: String,
-    required: bool,
-}
-
-async fn column_types(link: &mut Link, names: &Names) -> Result<Vec<Column>, SourceError> {
-    let mut types = Vec::new();
-    let sql = format!(
-        "SELECT attname::text AS name, format_type(atttypid, NULL) AS type, attnotnull AS required \
-         FROM pg_attribute \
-         WHERE attrelid = to_regclass({}) AND attnum > 0 AND NOT attisdropped",
-        names.table_literal()
-    );
-    link.query(INSPECT, sql, |row| {
-        types.push(Column {
-            name: row.try_get("name")?,
-            kind: row.try_get("type")?,
-            required: row.try_get("required")?,
-        });
-        Ok(())
-    })
-    .await?;
-    Ok(types)
-}
-
-fn check_columns(
-    types: &[Column],
-    names: &Names,
-    columns: &Columns,
-) -> Result<PayloadType, SourceError> {
-    const TEXT: &[&str] = &["text", "character varying", "character"];
-    const JSON: &[&str] = &["json", "jsonb"];
-    const TIME: &[&str] = &["timestamp with time zone", "timestamp without time zone"];
-    let table = &names.table;
-    let check = |column: &str, allowed: &[&str]| -> Result<(), SourceError> {
-        match types.iter().find(|found| found.name == column) {
-            Some(found) if allowed.contains(&found.kind.as_str()) => Ok(()),
-            Some(found) => Err(SourceError::Refused(format!(
-                "the column {column} of {table} is of type {}; it must be {}",
-                found.kind,
-                allowed.join(" or ")
-            ))),
-            None => Err(SourceError::Refused(format!(
-                "the table {table} has no column {column}: name its columns under [sources.….columns]"
-            ))),
-        }
-    };
-    check(&columns.seq, &["bigint"])?;
-    check(&columns.id, &["uuid"])?;
-    check(&columns.event_type, TEXT)?;
-    check(&columns.created_at, TIME)?;
-    for (column, allowed) in [
-        (&columns.aggregate_type, TEXT),
-        (
-            &columns.aggregate_id,
-            &[TEXT, &["uuid", "bigint", "integer"]].concat(),
-        ),
-        (&columns.headers, JSON),
-        (&columns.sent_at, TIME),
-    ] {
-        if let Some(column) = column {
-            check(column, allowed)?;
-        }
-    }
-    check(&columns.payload, &[JSON, TEXT, &["bytea"]].concat())?;
-    for column in [&columns.id, &columns.event_type] {
-        if types
-            .iter()
-            .any(|found| found.name == *column && !found.required)
-        {
-            return Err(SourceError::Refused(format!(
-                "the column {column} of {table} can be NULL, which no event's can: \
-                 ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL"
-            )));
-        }
-    }
-    let payload = types.iter().find(|found| found.name == columns.payload);
-    Ok(match payload.map(|found| found.kind.as_str()) {
-        Some("json" | "jsonb") => PayloadType::Json,
-        Some("bytea") => PayloadType::Binary,
-        _ => PayloadType::Text,
-    })
 }

@@ -11,8 +11,8 @@ use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::link::{BEGIN, limited};
-use super::settle::{folded_sql, recorded_sql};
+use super::link::{BEGIN, Link, limited};
+use super::settle::{folded_sql, lock_acquisitions_sql, recorded_sql};
 use super::{INCARNATION, Postgres, sql};
 use crate::config;
 use crate::source::{Grant, LEASE_TTL, LeaseId, SinkStart, SourceError, StoredLedger};
@@ -20,6 +20,7 @@ use crate::source::{Grant, LEASE_TTL, LeaseId, SinkStart, SourceError, StoredLed
 const ACQUIRE: &str = "cannot acquire the lease";
 const RENEW: &str = "cannot renew the lease";
 const RELEASE: &str = "cannot release the lease";
+const JOIN: &str = "cannot store the ledger of a sink that joins";
 const RECLAIM: &str = "cannot read the ledger";
 
 /// Why an acquisition was rolled back.
@@ -108,6 +109,44 @@ impl Postgres {
         Ok(())
     }
 
+    pub(super) async fn try_join(
+        &self,
+        lease: &LeaseId,
+        sink: &SinkStart,
+    ) -> Result<Option<StoredLedger>, SourceError> {
+        // It mostly has one: it ran until now, with other settings.
+        if let Some(ledger) = self.try_reclaim(lease, &sink.sink).await? {
+            return Ok(Some(ledger));
+        }
+        // On a connection of its own: looking through a large table must not hold up the renewals.
+        let mut link = Link::new(self.options.clone());
+        let mut connection = link.checkout(JOIN).await?;
+        let refusal = limited(JOIN, async {
+            connection.execute(BEGIN).await?;
+            let lock = lock_acquisitions_sql(&self.names);
+            connection.execute(AssertSqlSafe(lock)).await?;
+            let mut acquisition = Acquisition {
+                source: self,
+                connection: &mut connection,
+            };
+            let refusal = acquisition
+                .store_missing(std::slice::from_ref(sink), lease.token)
+                .await?;
+            // Only now, so that the lease can be renewed until here: whoever takes it over stamps this ledger too.
+            let ours = acquisition.still_holds(lease).await?;
+            let end = if ours { "COMMIT" } else { "ROLLBACK" };
+            connection.execute(end).await?;
+            Ok(refusal.filter(|_| ours))
+        })
+        .await?;
+        link.give_back(connection);
+        link.close().await;
+        match refusal {
+            None => self.try_reclaim(lease, &sink.sink).await,
+            Some(reason) => Err(SourceError::Refused(reason)),
+        }
+    }
+
     pub(super) async fn try_reclaim(
         &self,
         lease: &LeaseId,
@@ -177,9 +216,8 @@ impl Acquisition<'_> {
         if let Some(reason) = self.guard(&sequence).await? {
             return Ok(Err(Obstacle::Refused(reason)));
         }
-        if let Err(reason) = self.store_missing(sinks, token).await? {
-            return Ok(Err(Obstacle::Refused(reason)));
-        }
+        // A sink that gets no ledger stands for itself alone: it is refused when it joins.
+        self.store_missing(sinks, token).await?;
         let stamped = self.stamp(token, sequence.filenode).await?;
         let wanted = |ledger: &StoredLedger| sinks.iter().any(|start| start.sink == ledger.sink);
         let (ledgers, strangers): (Vec<_>, Vec<_>) = stamped.into_iter().partition(wanted);
@@ -235,6 +273,20 @@ impl Acquisition<'_> {
         let query = query.bind(relay).bind(name).bind(token);
         query.execute(&mut *self.connection).await?;
         row.try_get("incarnation").map(Some)
+    }
+
+    /// Whether the lease is still the one given; if so, nobody takes it over before this transaction ends.
+    async fn still_holds(&mut self, lease: &LeaseId) -> Result<bool, sqlx::Error> {
+        let sql = format!(
+            "SELECT token FROM {}outbox_lease WHERE {} AND token = '{}' AND {} FOR SHARE",
+            self.source.names.schema,
+            self.source.key_sql(),
+            lease.token,
+            self.source.names.unchanged_with_sequence(lease),
+        );
+        let query = sqlx::raw_sql(AssertSqlSafe(sql));
+        let row = query.fetch_optional(&mut *self.connection).await?;
+        Ok(row.is_some())
     }
 
     async fn sequence_now(&mut self) -> Result<Sequence, sqlx::Error> {
@@ -307,12 +359,13 @@ impl Acquisition<'_> {
         }))
     }
 
-    /// Stores ledgers for sinks that have none, before their first read.
+    /// Stores ledgers for sinks that have none, before their first read. A sink that must say where it starts and
+    /// doesn't gets none: returns what to do about it.
     async fn store_missing(
         &mut self,
         sinks: &[SinkStart],
         token: Uuid,
-    ) -> Result<Result<(), String>, sqlx::Error> {
+    ) -> Result<Option<String>, sqlx::Error> {
         let (schema, key) = (&self.source.names.schema, self.source.key_sql());
         let sql = format!("SELECT sink FROM {schema}outbox_ledger WHERE {key}");
         let rows = sqlx::raw_sql(AssertSqlSafe(sql))
@@ -322,17 +375,19 @@ impl Acquisition<'_> {
         for row in rows {
             stored.insert(row.try_get::<String, _>("sink")?);
         }
+        let mut refusal = None;
         for SinkStart { sink, start } in sinks.iter().filter(|start| !stored.contains(&start.sink))
         {
             let start = match start {
                 Some(start) => *start,
                 None if stored.is_empty() => config::Start::Unsettled,
                 None => {
-                    return Ok(Err(format!(
+                    refusal = Some(format!(
                         "the sink {sink} joins source {} which has ledgers already: say where it starts by \
                          sinks.{sink}.start = \"latest\", \"unsettled\" or \"earliest\"",
                         self.source.name
-                    )));
+                    ));
+                    continue;
                 }
             };
             let sql = format!(
@@ -351,7 +406,7 @@ impl Acquisition<'_> {
                 self.record_marked(sink).await?;
             }
         }
-        Ok(Ok(()))
+        Ok(refusal)
     }
 
     /// What a ledger has that was just stored to start at the oldest row without `sent_at` is marked, then: a

@@ -141,7 +141,8 @@ fn is_refused_setting(error: &sqlx::Error) -> bool {
         .is_some_and(|error| error.message().contains("unsupported startup parameter"))
 }
 
-fn failed(action: &'static str, error: sqlx::Error) -> SourceError {
+/// The failure of a statement.
+pub(super) fn failed(action: &'static str, error: sqlx::Error) -> SourceError {
     SourceError::Database {
         action,
         source: error.into(),

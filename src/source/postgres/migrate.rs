@@ -12,6 +12,10 @@ use crate::source::SourceError;
 
 const MIGRATE: &str = "cannot migrate the tables";
 
+/// Keeps migrations of one database apart until the transaction's end.
+pub(super) const LOCK: &str =
+    "SELECT pg_advisory_xact_lock(hashtextextended('outbox-relay migrate', 0))";
+
 /// The relay's own tables, oldest migration first. A migration that was released never changes.
 const MIGRATIONS: &[(&str, &str)] = &[(
     "relay",
@@ -33,27 +37,51 @@ pub(super) const VERSION: i32 = MIGRATIONS.len() as i32;
 pub async fn migrate(config: &config::Postgres) -> Result<Vec<String>, SourceError> {
     let names = Names::new(&config.table, &config.columns);
     let mut link = Link::new(super::connect_options(config, "migrate")?);
-    let installed = installed_version(&mut link, &names).await?.unwrap_or(0);
-    if installed > VERSION {
-        return Err(SourceError::Refused(format!(
-            "the relay's tables are of version {installed}, newer than the {VERSION} that this relay knows"
-        )));
-    }
+    let installed = known_version(&mut link, &names).await?;
     let mut done = Vec::new();
     // Two replicas that start with `run --migrate` must not meet: the lock ends with the transaction.
-    let mut script =
-        String::from("SELECT pg_advisory_xact_lock(hashtextextended('outbox-relay migrate', 0)); ");
-    if holds(&mut link, &exists_sql(&names.table_literal())).await? {
+    let mut script = format!("{LOCK}; ");
+    if let Some(table) = inspect::table(&mut link, &names, &config.columns).await? {
+        // Before anything is installed on a table that no relay could work with.
+        table.check(&names, &config.columns)?;
         done.push(format!("{} is there already", names.table));
     } else {
         script.push_str(&filled(OUTBOX, &names));
         done.push(format!("{} created", names.table));
     }
-    script.push_str(&bookkeeping_sql(&names));
+    script.push_str(&relay_tables(&names, installed, &mut done));
+    // Writers that use two-phase commit can't PREPARE after a NOTIFY: they get no trigger.
+    if config.mode != Mode::Poll && !holds(&mut link, &has_doorbell_sql(&names)).await? {
+        script.push_str(&doorbell(&names));
+        done.push(format!("the doorbell of {} installed", names.table));
+    }
+    link.query(MIGRATE, script, |_| Ok(())).await?;
+    inspect::inspect(&mut link, &names, &config.columns, config.mode).await?;
+    link.close().await;
+    Ok(done)
+}
+
+/// The version of the relay's tables, 0 if there are none.
+///
+/// # Errors
+/// If they are newer than this relay.
+pub(super) async fn known_version(link: &mut Link, names: &Names) -> Result<i32, SourceError> {
+    let installed = installed_version(link, names).await?.unwrap_or(0);
+    if installed > VERSION {
+        return Err(SourceError::Refused(format!(
+            "the relay's tables are of version {installed}, newer than the {VERSION} that this relay knows"
+        )));
+    }
+    Ok(installed)
+}
+
+/// The relay's own tables as far as they are missing; `done` says it in words.
+pub(super) fn relay_tables(names: &Names, installed: i32, done: &mut Vec<String>) -> String {
+    let mut script = bookkeeping_sql(names);
     for (version, (name, migration)) in (1..).zip(MIGRATIONS) {
         if version > installed {
-            script.push_str(&filled(migration, &names));
-            script.push_str(&record_sql(&names, version, name));
+            script.push_str(&filled(migration, names));
+            script.push_str(&record_sql(names, version, name));
             done.push(format!("migration {version} ({name}) applied"));
         }
     }
@@ -62,15 +90,12 @@ pub async fn migrate(config: &config::Postgres) -> Result<Vec<String>, SourceErr
             "the relay's tables are of version {VERSION} already"
         ));
     }
-    // Writers that use two-phase commit can't PREPARE after a NOTIFY: they get no trigger.
-    if config.mode != Mode::Poll && !holds(&mut link, &has_doorbell_sql(&names)).await? {
-        script.push_str(&filled(DOORBELL, &names));
-        done.push(format!("the doorbell of {} installed", names.table));
-    }
-    link.query(MIGRATE, script, |_| Ok(())).await?;
-    inspect::inspect(&mut link, &names, &config.columns, config.mode).await?;
-    link.close().await;
-    Ok(done)
+    script
+}
+
+/// The trigger of the outbox table, with its function.
+pub(super) fn doorbell(names: &Names) -> String {
+    filled(DOORBELL, names)
 }
 
 /// The whole SQL of a new installation, with the privileges that each role needs.
@@ -88,7 +113,7 @@ pub fn printed(config: &config::Postgres) -> String {
     }
     if config.mode != Mode::Poll {
         script.push('\n');
-        script.push_str(&filled(DOORBELL, &names));
+        script.push_str(&doorbell(&names));
     }
     script.push_str("\nCOMMIT;\n\n");
     script.push_str(&filled(GRANTS, &names));
@@ -154,9 +179,15 @@ fn record_sql(names: &Names, version: i32, name: &str) -> String {
 }
 
 fn filled(template: &str, names: &Names) -> String {
-    let bare = names.table.trim_end_matches('"');
     template
         .replace("{table}", &names.table)
-        .replace("{sequence}", &format!("{bare}_seq_seq\""))
+        .replace("{sequence}", &sequence_name(names))
         .replace("{schema}", &names.schema)
+}
+
+/// What the sequence of `seq` is called when the table gets it: by PostgreSQL for a column of that name, and so by
+/// us for any other.
+pub(super) fn sequence_name(names: &Names) -> String {
+    let bare = names.table.trim_end_matches('"');
+    format!("{bare}_seq_seq\"")
 }

@@ -3,7 +3,10 @@
 //! Every statement that runs often stands on its own: no session state, no named prepared statement, so that a
 //! pooler in transaction mode is as good as a direct connection (with `mode = "poll"`).
 
+mod adopt;
 mod bookkeeping;
+mod columns;
+mod dead_letters;
 mod doorbell;
 mod holders;
 mod holes;
@@ -44,6 +47,7 @@ use super::{
 use crate::config;
 use crate::ledger::RangeSet;
 
+pub use self::adopt::{Adoption, Choices, InvalidPublished, Published};
 pub use self::migrate::{migrate, printed};
 pub use self::writer::Writer;
 
@@ -146,6 +150,14 @@ impl Source for Postgres {
 
     async fn release(&self, lease: &LeaseId) -> Result<(), SourceError> {
         self.try_release(lease).await
+    }
+
+    async fn join(
+        &self,
+        lease: &LeaseId,
+        sink: &SinkStart,
+    ) -> Result<Option<StoredLedger>, SourceError> {
+        self.try_join(lease, sink).await
     }
 
     async fn reclaim(

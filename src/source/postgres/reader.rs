@@ -23,6 +23,7 @@ use crate::source::{Batch, Fetched, LeaseId, Reader, SourceError};
 
 const READ: &str = "cannot read the outbox table";
 const LOOK_AGAIN: &str = "cannot look once more into closed holes";
+const COUNT: &str = "cannot see how far the outbox table has come";
 const LIST: &str = "cannot look into pg_locks";
 const FLUSH_WAL: &str = "cannot wait for the WAL to be flushed";
 
@@ -234,10 +235,15 @@ impl PostgresReader {
         }
         Batch {
             more,
-            unread: rows.last_value.abs_diff(self.cursor.min(rows.last_value)),
+            unread: self.unread_up_to(rows.last_value),
             events: rows.events,
             closed,
         }
+    }
+
+    /// Holes may turn out to be events, too; as a rule they were rolled back.
+    fn unread_up_to(&self, last_value: i64) -> u64 {
+        last_value.abs_diff(self.cursor.min(last_value))
     }
 
     /// How many rows of the size seen lately fit, twice over, so that a change of size is found out.
@@ -377,6 +383,23 @@ impl Reader for PostgresReader {
             self.holes.open_range(first, end, None);
         }
         Ok(late)
+    }
+
+    async fn unread(&mut self) -> Result<u64, SourceError> {
+        let facts = self.facts_sql("false");
+        let mut answer = (false, 0);
+        self.link
+            .query(COUNT, facts, |row| {
+                // NULL where the sequence is gone.
+                let unchanged: Option<bool> = row.try_get("unchanged")?;
+                answer = (unchanged.unwrap_or(false), row.try_get("last_value")?);
+                Ok(())
+            })
+            .await?;
+        match answer {
+            (true, last_value) => Ok(self.unread_up_to(last_value)),
+            (false, _) => Err(SourceError::Changed),
+        }
     }
 
     fn idle_wait(&self) -> Duration {

@@ -16,6 +16,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use tokio::time::Instant;
 
+use super::dead_letters::held_sql;
 use super::link::Link;
 use super::sql::{self, Names};
 use crate::config::AfterDelivery;
@@ -27,6 +28,9 @@ const SETTLE: &str = "cannot settle events";
 
 /// Rows looked at per step: ledgers are locked for as long as it takes.
 const STEP_ROWS: u64 = 5_000;
+
+/// Marking a row takes nothing away from a dead letter.
+const NOTHING_HELD: &str = "'{}'::int8multirange";
 
 /// How long a step waits for a lock: somebody who holds an outbox row must not keep the ledgers from being stored.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -80,6 +84,8 @@ struct Progress {
     unchanged: bool,
     /// What every ledger has.
     everywhere: RangeSet,
+    /// The same without the rows of open dead letters, which a retry may still need.
+    deletable: RangeSet,
     marked: RangeSet,
     deleted: RangeSet,
 }
@@ -107,15 +113,21 @@ impl PostgresSettler {
     }
 
     /// Reads how far settling has come; takes no lock and writes nothing, so that an idle source stays idle.
-    async fn progress(&mut self) -> Result<Progress, SourceError> {
+    async fn progress(&mut self, deletes: bool) -> Result<Progress, SourceError> {
         let recorded = |column: &str| {
             let recorded = recorded_sql(&self.names, self.lease.sequence_filenode, column);
             format!("({recorded})::text AS {column}")
         };
         let sql = format!(
-            "SELECT {unchanged} AS unchanged, coalesce(({everywhere})::text, '{{}}') AS everywhere, {}, {}",
+            "SELECT fact.*, (fact.everywhere::int8multirange - ({held}))::text AS deletable FROM \
+             (SELECT {unchanged} AS unchanged, coalesce(({everywhere})::text, '{{}}') AS everywhere, {}, {}) AS fact",
             recorded("marked"),
             recorded("deleted"),
+            held = if deletes {
+                held_sql(&self.names)
+            } else {
+                NOTHING_HELD.to_owned()
+            },
             unchanged = self.names.unchanged_with_sequence(&self.lease),
             everywhere = self.everywhere_sql(),
         );
@@ -161,7 +173,11 @@ impl PostgresSettler {
         progress: &Progress,
         done: &mut Settled,
     ) -> Result<(), SourceError> {
-        let mut pending = progress.everywhere.clone();
+        let mut pending = if action == Action::Mark {
+            progress.everywhere.clone()
+        } else {
+            progress.deletable.clone()
+        };
         pending.subtract(&progress.deleted);
         if action == Action::Mark {
             pending.subtract(&progress.marked);
@@ -191,7 +207,7 @@ impl PostgresSettler {
         progress: &Progress,
         done: &mut Settled,
     ) -> Result<(), SourceError> {
-        let mut pending = progress.everywhere.clone();
+        let mut pending = progress.deletable.clone();
         pending.subtract(&progress.deleted);
         let mut more = false;
         if !pending.is_empty() {
@@ -263,7 +279,7 @@ impl PostgresSettler {
         };
         format!(
             "WITH allowed AS MATERIALIZED (SELECT '{window}'::int8multirange \
-             * coalesce(({everywhere}), '{{}}') AS ranges WHERE {unchanged}), \
+             * coalesce(({everywhere}), '{{}}') - ({held}) AS ranges WHERE {unchanged}), \
              found AS MATERIALIZED (SELECT event.* FROM (SELECT lower(span) AS first, upper(span) AS past \
              FROM allowed, unnest(allowed.ranges) AS span) AS range CROSS JOIN LATERAL \
              (SELECT {seq} AS seq, ctid AS place, {wanted} AS wanted FROM {table} \
@@ -281,6 +297,11 @@ impl PostgresSettler {
              SELECT (SELECT count(*) FROM changed) AS settled, \
              coalesce((SELECT ranges::text FROM covered), '{{}}') AS covered",
             everywhere = self.everywhere_sql(),
+            held = if action == Action::Mark {
+                NOTHING_HELD.to_owned()
+            } else {
+                held_sql(&self.names)
+            },
             unchanged = self.names.unchanged_with_sequence(&self.lease),
             schema = self.names.schema,
             folded = folded_sql(&format!("home.{column} + covered.ranges")),
@@ -302,7 +323,8 @@ impl Settler for PostgresSettler {
         if action.is_none() && expiry.is_none() {
             return Ok(done);
         }
-        let progress = self.progress().await?;
+        let deletes = expiry.is_some() || action == Some(Action::Delete);
+        let progress = self.progress(deletes).await?;
         if let Some(action) = action {
             self.settle_delivered(action, &progress, &mut done).await?;
         }
@@ -321,6 +343,7 @@ impl Progress {
                 .try_get::<Option<bool>, _>("unchanged")?
                 .unwrap_or(false),
             everywhere: sql::ranges(row, "everywhere")?,
+            deletable: sql::ranges(row, "deletable")?,
             marked: sql::ranges(row, "marked")?,
             deleted: sql::ranges(row, "deleted")?,
         })
@@ -347,7 +370,7 @@ pub(super) fn ledgers_sql(names: &Names) -> String {
     )
 }
 
-fn same_table_sql(names: &Names) -> String {
+pub(super) fn same_table_sql(names: &Names) -> String {
     let table = names.table_literal();
     format!("to_regclass(home.table_name) = to_regclass({table})")
 }

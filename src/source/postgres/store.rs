@@ -8,11 +8,11 @@ use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::link::{BEGIN, Link, limited};
 use super::sql::{self, Names};
-use crate::event::Payload;
 use crate::source::headers::{headers_json, without_nul};
 use crate::source::{DeadLetter, Flush, LeaseId, LedgerStore, SourceError};
 
 const FLUSH: &str = "cannot store the ledger";
+const LOOK: &str = "cannot look at the ledger";
 
 /// Stores the ledger of one sink.
 #[derive(Debug)]
@@ -37,6 +37,19 @@ impl PostgresLedgerStore {
             schema = self.names.schema,
             delivered = flush.delivered,
             closed = flush.closed,
+            relay = sql::literal(&self.relay),
+            source = sql::literal(&self.source),
+            sink = sql::literal(&self.sink),
+            token = self.lease.token,
+            unchanged = self.names.unchanged(&self.lease),
+        )
+    }
+
+    fn still_ours_sql(&self) -> String {
+        format!(
+            "SELECT sink FROM {schema}outbox_ledger WHERE relay = {relay} AND source = {source} AND sink = {sink} \
+             AND token = '{token}' AND {unchanged}",
+            schema = self.names.schema,
             relay = sql::literal(&self.relay),
             source = sql::literal(&self.source),
             sink = sql::literal(&self.sink),
@@ -77,11 +90,7 @@ impl PostgresLedgerStore {
             self.names.schema
         );
         let event = &letter.event;
-        let payload_type = match event.payload {
-            Payload::Json(_) => "json",
-            Payload::Text(_) => "text",
-            Payload::Binary(_) => "bytea",
-        };
+        let payload_type = event.payload.stored_type();
         let headers = headers_json(&event.headers);
         let reason = without_nul(&letter.reason);
         let query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
@@ -126,6 +135,22 @@ impl LedgerStore for PostgresLedgerStore {
             self.link.give_back(connection);
         }
         if updated {
+            Ok(())
+        } else {
+            Err(SourceError::Fenced)
+        }
+    }
+
+    async fn still_ours(&mut self) -> Result<(), SourceError> {
+        let mut ours = false;
+        let sql = self.still_ours_sql();
+        self.link
+            .query(LOOK, sql, |_| {
+                ours = true;
+                Ok(())
+            })
+            .await?;
+        if ours {
             Ok(())
         } else {
             Err(SourceError::Fenced)

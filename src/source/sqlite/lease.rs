@@ -22,6 +22,7 @@ use crate::source::{Grant, LEASE_TTL, LeaseId, SinkStart, SourceError, StoredLed
 const ACQUIRE: &str = "cannot acquire the lease";
 const RENEW: &str = "cannot renew the lease";
 const RELEASE: &str = "cannot release the lease";
+const JOIN: &str = "cannot store the ledger of a sink that joins";
 const RECLAIM: &str = "cannot read the ledger";
 
 /// Why an acquisition was rolled back.
@@ -114,6 +115,45 @@ impl Sqlite {
         Ok(())
     }
 
+    pub(super) async fn try_join(
+        &self,
+        lease: &LeaseId,
+        sink: &SinkStart,
+    ) -> Result<Option<StoredLedger>, SourceError> {
+        // It mostly has one: it ran until now, with other settings.
+        if let Some(ledger) = self.try_reclaim(lease, &sink.sink).await? {
+            return Ok(Some(ledger));
+        }
+        let mut link = self.link.lock().await;
+        let mut connected = link.checkout(JOIN).await?;
+        let mut acquisition = Acquisition {
+            source: self,
+            token: lease.token,
+            sequence_filenode: connected.file.number(),
+            connection: &mut connected.connection,
+        };
+        let refusal = limited(JOIN, async {
+            acquisition.connection.execute("BEGIN IMMEDIATE").await?;
+            let mut refusal = None;
+            if acquisition.still_holds(lease).await? {
+                let table = Table::now(acquisition.connection, &self.names).await?;
+                let table = table.ok_or(sqlx::Error::RowNotFound)?;
+                refusal = acquisition
+                    .store_missing(std::slice::from_ref(sink), &table)
+                    .await?;
+            }
+            acquisition.connection.execute("COMMIT").await?;
+            Ok(refusal)
+        })
+        .await?;
+        link.give_back(connected);
+        drop(link);
+        match refusal {
+            None => self.try_reclaim(lease, &sink.sink).await,
+            Some(reason) => Err(SourceError::Refused(reason)),
+        }
+    }
+
     pub(super) async fn try_reclaim(
         &self,
         lease: &LeaseId,
@@ -178,6 +218,19 @@ impl Acquisition<'_> {
         query.fetch_one(&mut *self.connection).await
     }
 
+    /// Whether the lease, the table and the file are still the ones given. Nobody else writes meanwhile.
+    async fn still_holds(&mut self, lease: &LeaseId) -> Result<bool, sqlx::Error> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM outbox_lease WHERE relay = ? AND source = ? AND token = ?) \
+             AND EXISTS (SELECT 1 FROM outbox_incarnation WHERE table_name = ? AND incarnation = ?)";
+        let query = sqlx::query_scalar(sql).bind(&self.source.relay);
+        let query = query.bind(&self.source.name).bind(lease.token.to_string());
+        let query = query
+            .bind(&self.source.names.plain)
+            .bind(&lease.incarnation);
+        let held: bool = query.fetch_one(&mut *self.connection).await?;
+        Ok(held && self.sequence_filenode == lease.sequence_filenode)
+    }
+
     async fn run(
         &mut self,
         sinks: &[SinkStart],
@@ -191,9 +244,8 @@ impl Acquisition<'_> {
         if let Some(reason) = self.guard_identity(&table).await? {
             return Ok(Err(Obstacle::Refused(reason)));
         }
-        if let Err(reason) = self.store_missing(sinks, &table).await? {
-            return Ok(Err(Obstacle::Refused(reason)));
-        }
+        // A sink that gets no ledger stands for itself alone: it is refused when it joins.
+        self.store_missing(sinks, &table).await?;
         let stamped = self.stamp().await?;
         if let Some(reason) = self.guard_sequence(&table, &stamped) {
             return Ok(Err(Obstacle::Refused(reason)));
@@ -281,12 +333,13 @@ impl Acquisition<'_> {
         )
     }
 
-    /// Stores ledgers for sinks that have none, before their first read.
+    /// Stores ledgers for sinks that have none, before their first read. A sink that must say where it starts and
+    /// doesn't gets none: returns what to do about it.
     async fn store_missing(
         &mut self,
         sinks: &[SinkStart],
         table: &Table,
-    ) -> Result<Result<(), String>, sqlx::Error> {
+    ) -> Result<Option<String>, sqlx::Error> {
         let (relay, source) = (&self.source.relay, &self.source.name);
         let stored =
             sqlx::query_scalar("SELECT sink FROM outbox_ledger WHERE relay = ? AND source = ?");
@@ -296,16 +349,18 @@ impl Acquisition<'_> {
             .await?
             .into_iter()
             .collect();
+        let mut refusal = None;
         for SinkStart { sink, start } in sinks.iter().filter(|start| !stored.contains(&start.sink))
         {
             let start = match start {
                 Some(start) => *start,
                 None if stored.is_empty() => config::Start::Unsettled,
                 None => {
-                    return Ok(Err(format!(
+                    refusal = Some(format!(
                         "the sink {sink} joins source {source} which has ledgers already: say where it starts \
                          by sinks.{sink}.start = \"latest\", \"unsettled\" or \"earliest\""
-                    )));
+                    ));
+                    continue;
                 }
             };
             let delivered = self
@@ -326,7 +381,7 @@ impl Acquisition<'_> {
                     .await?;
             }
         }
-        Ok(Ok(()))
+        Ok(refusal)
     }
 
     /// Stamps the token on every ledger of the source and only then reads them.

@@ -17,6 +17,7 @@
 //! such an event may have been published. Those who mind use `FULL`.
 
 mod bookkeeping;
+mod dead_letters;
 mod inspect;
 mod lease;
 mod link;
@@ -43,6 +44,7 @@ use uuid::Uuid;
 use self::link::Link;
 use self::settle::SqliteSettler;
 use self::sql::Names;
+use super::overview::Overview;
 use super::{
     Grant, LeaseId, LedgerStore, Reader, Settler, SinkStart, Source, SourceError, StoredLedger,
 };
@@ -107,6 +109,14 @@ impl Source for Sqlite {
         self.try_release(lease).await
     }
 
+    async fn join(
+        &self,
+        lease: &LeaseId,
+        sink: &SinkStart,
+    ) -> Result<Option<StoredLedger>, SourceError> {
+        self.try_join(lease, sink).await
+    }
+
     async fn reclaim(
         &self,
         lease: &LeaseId,
@@ -143,6 +153,10 @@ impl Source for Sqlite {
         };
         let settler = SqliteSettler::new(Link::new(&self.path), task);
         Ok(Some(Box::new(settler)))
+    }
+
+    async fn overview(&self) -> Result<Option<Overview>, SourceError> {
+        self.look().await.map(Some)
     }
 
     async fn dead_letters(&self) -> Result<Option<BTreeMap<String, u64>>, SourceError> {

@@ -108,13 +108,17 @@ impl SqliteReader {
         for event in &rows.events {
             closed.remove_range(event.seq, event.seq + 1);
         }
-        let gaps = self.gaps.iter().map(|(first, past)| past.abs_diff(first));
         Batch {
-            unread: rows.last_value.abs_diff(self.cursor) + gaps.sum::<u64>(),
+            unread: self.unread_up_to(rows.last_value),
             more: rows.cut_off,
             events: rows.events,
             closed,
         }
+    }
+
+    fn unread_up_to(&self, last_value: i64) -> u64 {
+        let gaps = self.gaps.iter().map(|(first, past)| past.abs_diff(first));
+        last_value.abs_diff(self.cursor.min(last_value)) + gaps.sum::<u64>()
     }
 }
 
@@ -247,6 +251,11 @@ impl Reader for SqliteReader {
             events: rows.events,
             gone,
         })
+    }
+
+    async fn unread(&mut self) -> Result<u64, SourceError> {
+        let rows = self.query(Wanted::Again(&[]), 0).await?;
+        Ok(self.unread_up_to(rows.last_value))
     }
 
     fn idle_wait(&self) -> Duration {

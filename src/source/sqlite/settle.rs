@@ -14,6 +14,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 use tokio::time::Instant;
 
+use super::dead_letters::held;
 use super::link::{Link, limited};
 use super::sql::{Names, ranges};
 use super::table::Table;
@@ -69,6 +70,8 @@ enum Action {
 struct Progress {
     /// What every ledger has.
     everywhere: RangeSet,
+    /// The rows of open dead letters, which a retry may still need.
+    held: RangeSet,
     marked: RangeSet,
     deleted: RangeSet,
 }
@@ -170,8 +173,11 @@ impl SqliteSettler {
                 pending.subtract(&progress.marked);
                 pending.subtract(&self.settled);
             }
-            Action::Delete => pending.subtract(&self.settled),
-            Action::Expire(_) => {}
+            Action::Delete => {
+                pending.subtract(&progress.held);
+                pending.subtract(&self.settled);
+            }
+            Action::Expire(_) => pending.subtract(&progress.held),
         }
         pending
     }
@@ -206,6 +212,7 @@ impl Task {
         };
         let mut progress = Progress {
             everywhere: everywhere(connection, &self.names, &table).await?,
+            held: held(connection, &self.names).await?,
             ..Progress::default()
         };
         let recorded =

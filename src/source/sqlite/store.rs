@@ -7,11 +7,11 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::link::{Link, limited};
 use super::sql::Names;
-use crate::event::Payload;
 use crate::source::headers::headers_json;
 use crate::source::{DeadLetter, Flush, LeaseId, LedgerStore, SourceError};
 
 const FLUSH: &str = "cannot store the ledger";
+const LOOK: &str = "cannot look at the ledger";
 
 /// Stores the ledger of one sink.
 #[derive(Debug)]
@@ -51,14 +51,10 @@ impl SqliteLedgerStore {
         let sql = "INSERT INTO outbox_dead_letter (relay, source, sink, seq, event_id, event_type, \
              aggregate_type, aggregate_id, payload, payload_type, headers, created_at, reason, attempts) \
              VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
-             ON CONFLICT (relay, source, sink, seq) DO UPDATE SET reason = excluded.reason, \
+             ON CONFLICT (relay, source, sink, seq, event_id) DO UPDATE SET reason = excluded.reason, \
              attempts = excluded.attempts, dead_at = excluded.dead_at";
         let event = &letter.event;
-        let payload_type = match event.payload {
-            Payload::Json(_) => "json",
-            Payload::Text(_) => "text",
-            Payload::Binary(_) => "bytea",
-        };
+        let payload_type = event.payload.stored_type();
         let created_at = event
             .created_at
             .to_rfc3339_opts(SecondsFormat::AutoSi, true);
@@ -104,6 +100,27 @@ impl LedgerStore for SqliteLedgerStore {
         let updated = limited(FLUSH, self.transaction(connection, flush)).await?;
         self.link.give_back(connected);
         if updated {
+            Ok(())
+        } else {
+            Err(SourceError::Fenced)
+        }
+    }
+
+    async fn still_ours(&mut self) -> Result<(), SourceError> {
+        let mut connected = self.link.checkout(LOOK).await?;
+        if connected.file.number() != self.lease.sequence_filenode {
+            return Err(SourceError::Changed);
+        }
+        let sql = "SELECT EXISTS (SELECT 1 FROM outbox_ledger \
+             WHERE relay = ? AND source = ? AND sink = ? AND token = ?) \
+             AND EXISTS (SELECT 1 FROM outbox_incarnation WHERE table_name = ? AND incarnation = ?)";
+        let query = sqlx::query_scalar::<_, bool>(sql).bind(&self.relay);
+        let query = query.bind(&self.source).bind(&self.sink);
+        let query = query.bind(self.lease.token.to_string());
+        let query = query.bind(&self.names.plain).bind(&self.lease.incarnation);
+        let ours = limited(LOOK, query.fetch_one(&mut connected.connection)).await?;
+        self.link.give_back(connected);
+        if ours {
             Ok(())
         } else {
             Err(SourceError::Fenced)

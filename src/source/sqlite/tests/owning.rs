@@ -148,7 +148,10 @@ async fn ledgers_start_where_they_are_told() {
     let grant = acquired(&source).await;
     assert_eq!(grant.ledgers[0].delivered, ranges("{[1,3)}"), "unsettled");
     source.release(&grant.lease).await.expect("released");
-    let joins = source.acquire(&sinks(&["out", "joins"])).await;
+    let grant = source.acquire(&sinks(&["out", "joins"])).await;
+    let grant = grant.expect("no error").expect("free");
+    assert_eq!(grant.ledgers.len(), 1, "a sink that doesn't say has none");
+    let joins = source.join(&grant.lease, &sinks(&["joins"])[0]).await;
     let Err(SourceError::Refused(reason)) = joins else {
         panic!("not refused: {joins:?}");
     };
@@ -176,4 +179,48 @@ async fn ledgers_start_where_they_are_told() {
         [("early", ranges("{}")), ("late", ranges("{[1,5)}"))]
     );
     assert_eq!(grant.strangers, ["out"]);
+}
+
+#[tokio::test]
+async fn a_sink_joins_under_the_lease_that_is_held_and_under_no_other() {
+    let outbox = Outbox::new().await;
+    outbox.write(4).await;
+    let (active, next) = (outbox.source(), outbox.source());
+    let grant = acquired(&active).await;
+    let joining = |start| SinkStart {
+        sink: "joins".into(),
+        start,
+    };
+    let refused = active.join(&grant.lease, &joining(None)).await;
+    assert!(
+        matches!(refused, Err(SourceError::Refused(_))),
+        "{refused:?}"
+    );
+    let latest = joining(Some(config::Start::Latest));
+    let joined = active.join(&grant.lease, &latest).await.expect("no error");
+    assert_eq!(joined.expect("ours").delivered, ranges("{[1,5)}"));
+    outbox.write(1).await;
+    let mut store = active.ledger_store(&grant.lease, "joins");
+    store.flush(&flush("{[1,6)}")).await.expect("our token");
+    // It joins again with other settings, and goes on where it was.
+    let again = active.join(&grant.lease, &joining(None)).await;
+    assert_eq!(
+        again.expect("no error").expect("ours").delivered,
+        ranges("{[1,6)}")
+    );
+    outbox
+        .execute("UPDATE outbox_lease SET expires_at = 0")
+        .await;
+    acquired(&next).await;
+    let late = SinkStart {
+        sink: "late".into(),
+        start: Some(config::Start::Earliest),
+    };
+    let late = active.join(&grant.lease, &late).await.expect("no error");
+    assert!(late.is_none(), "the lease is another's");
+    let ledgers: i64 = sqlx::query_scalar("SELECT count(*) FROM outbox_ledger")
+        .fetch_one(&mut outbox.app().await)
+        .await
+        .expect("counted");
+    assert_eq!(ledgers, 2, "nothing was stored");
 }

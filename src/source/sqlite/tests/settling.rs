@@ -219,3 +219,28 @@ async fn what_was_marked_before_the_first_ledger_is_not_looked_at() {
     acquired(&source).await;
     assert_eq!(outbox.recorded().await.0, "{[1,4)}");
 }
+
+#[tokio::test]
+async fn rows_of_open_dead_letters_are_deleted_only_when_the_letters_are_gone() {
+    let outbox = Outbox::new().await;
+    outbox.fill(30_000).await;
+    let source = outbox.source_of("main", "after_delivery = 'delete'\nretention = '1h'");
+    let mut settler = settler_of(&source, "{[1,30001)}").await;
+    // One more than are held back one by one: from the last on nothing is deleted.
+    outbox
+        .execute(
+            "INSERT INTO outbox_dead_letter (relay, source, sink, seq, event_id, event_type, payload, payload_type, \
+             created_at, reason, attempts) SELECT 'main', 'app', 'out', seq, id, 'T', '', 'json', '', '', 1 \
+             FROM outbox WHERE seq % 2 = 0 AND seq <= 20002",
+        )
+        .await;
+    while settled(&mut settler).await != NOTHING {}
+    let odd = "seq % 2 = 1 AND seq < 20002";
+    assert_eq!(outbox.rows(odd).await, [0; 0]);
+    assert_eq!(outbox.rows("true").await.len(), 19_999);
+    let (_, deleted) = outbox.recorded().await;
+    assert!(!ranges(&deleted).contains(2), "it can still be retried");
+    outbox.execute("DELETE FROM outbox_dead_letter").await;
+    while settled(&mut settler).await != NOTHING {}
+    assert_eq!(outbox.rows("true").await, [0; 0]);
+}

@@ -1,7 +1,10 @@
 //! The last line of defence before the wire: subjects and headers that would break a protocol frame, choose a
 //! destination that no template meant, or give the server an order, make no message.
 
+use async_nats::{HeaderMap, HeaderName, HeaderValue, header};
+
 use crate::error::PublishError;
+use crate::sink::Message;
 
 /// Longest subject in bytes. The server closes the connection, and with it all that is in flight, when the line
 /// that names the subject exceeds `max_control_line` (4,096 bytes by default).
@@ -46,12 +49,31 @@ pub(in crate::sink) fn check_subject(subject: &str) -> Result<(), PublishError> 
     )))
 }
 
+/// The headers of a message: `Nats-Msg-Id`, which streams and consumers deduplicate by, and its own.
+///
+/// # Errors
+///
+/// `Invalid`, with the reason.
+pub(in crate::sink) fn headers(message: &Message) -> Result<HeaderMap, PublishError> {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::NATS_MESSAGE_ID, message.id().to_string());
+    for (name, value) in &message.headers {
+        check_header(name, value)?;
+        let refused = || PublishError::invalid(format!("NATS can't carry the header {name:?}"));
+        let parsed_name: HeaderName = name.parse().map_err(|error| refused().caused_by(error))?;
+        let parsed_value: HeaderValue =
+            value.parse().map_err(|error| refused().caused_by(error))?;
+        headers.append(parsed_name, parsed_value);
+    }
+    Ok(headers)
+}
+
 /// Checks a header of a message. The value is never repeated: it may be private.
 ///
 /// # Errors
 ///
 /// `Invalid`, with the reason.
-pub(in crate::sink) fn check_header(name: &str, value: &str) -> Result<(), PublishError> {
+fn check_header(name: &str, value: &str) -> Result<(), PublishError> {
     let reason = if name.is_empty() {
         "has no name"
     } else if name.contains(|c: char| !c.is_ascii_graphic() || c == ':') {

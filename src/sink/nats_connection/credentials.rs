@@ -17,12 +17,9 @@ pub(super) async fn apply(
         }
         NatsAuth::Token(token) => client.token(token.expose().to_owned()),
         NatsAuth::Nkey(seed) => client.nkey(seed.expose().trim().to_owned()),
-        NatsAuth::Credentials(path) => {
+        NatsAuth::Credentials(path, _) => {
             let unusable = |verb: &str| {
-                ConnectError::config(
-                    "auth.credentials",
-                    format!("can't {verb} {}", path.display()),
-                )
+                ConnectError::config("auth.creds", format!("can't {verb} {}", path.display()))
             };
             let text = tokio::fs::read_to_string(path)
                 .await

@@ -7,12 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_nats::ConnectOptions;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::config::Tls;
 use crate::sink::connect::ConnectError;
+use crate::sink::pem::{authorities, certificates, private_key};
 
 /// Checks `files` and has `client` use them. From here on the connection is encrypted or there is none.
 pub(super) async fn apply(
@@ -21,7 +20,7 @@ pub(super) async fn apply(
 ) -> Result<ConnectOptions, ConnectError> {
     client = client.require_tls(true);
     if let Some(ca) = &files.ca {
-        check_authorities(ca).await?;
+        authorities(ca).await?;
         client = client.add_root_certificates(ca.clone());
     }
     if let Some((certificate, key)) = &files.client {
@@ -31,25 +30,10 @@ pub(super) async fn apply(
     Ok(client)
 }
 
-/// Every certificate in the file must be one that can be trusted.
-async fn check_authorities(path: &Path) -> Result<(), ConnectError> {
-    let mut store = RootCertStore::empty();
-    for certificate in certificates("tls.ca", path).await? {
-        store.add(certificate).map_err(|error| {
-            ConnectError::config("tls.ca", format!("can't use {}", path.display())).caused_by(error)
-        })?;
-    }
-    Ok(())
-}
-
 /// Certificate and key must be readable and belong together.
 async fn check_client(certificate: &Path, key: &Path) -> Result<(), ConnectError> {
     let chain = certificates("tls.cert", certificate).await?;
-    let text = read("tls.key", key).await?;
-    let private = PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
-        let problem = format!("{} holds no private key in PEM", key.display());
-        ConnectError::config("tls.key", problem).caused_by(error)
-    })?;
+    let private = private_key(key).await?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -67,28 +51,4 @@ async fn check_client(certificate: &Path, key: &Path) -> Result<(), ConnectError
             ConnectError::config("tls.key", problem).caused_by(error)
         })?;
     Ok(())
-}
-
-/// The certificates in a PEM file; none at all is an error too.
-async fn certificates(
-    key: &'static str,
-    path: &Path,
-) -> Result<Vec<CertificateDer<'static>>, ConnectError> {
-    let text = read(key, path).await?;
-    let found = CertificateDer::pem_slice_iter(&text)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| {
-            ConnectError::config(key, format!("{} is not PEM", path.display())).caused_by(error)
-        })?;
-    if found.is_empty() {
-        let problem = format!("{} holds no certificate in PEM", path.display());
-        return Err(ConnectError::config(key, problem));
-    }
-    Ok(found)
-}
-
-async fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, ConnectError> {
-    tokio::fs::read(path).await.map_err(|error| {
-        ConnectError::config(key, format!("can't read {}", path.display())).caused_by(error)
-    })
 }

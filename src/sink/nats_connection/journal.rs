@@ -77,16 +77,41 @@ impl Journal {
 }
 
 /// The subject that the server just refused to publish to, for want of permission.
-///
-/// The server quotes it as Go does, so a subject with a quote or a backslash in it isn't recognised: such a
-/// publish ends by its timeout.
-pub(in crate::sink) fn forbidden_subject(error: &ServerError) -> Option<&str> {
+pub(in crate::sink) fn forbidden_subject(error: &ServerError) -> Option<String> {
     let ServerError::Other(text) = error else {
         return None;
     };
-    text.strip_prefix("Permissions Violation for Publish to \"")?
-        .strip_suffix('"')
-        .filter(|subject| !subject.contains(['"', '\\']))
+    let quoted = text
+        .strip_prefix("Permissions Violation for Publish to \"")?
+        .strip_suffix('"')?;
+    unquoted(quoted)
+}
+
+/// Undoes the quoting of Go, as far as it is used for what a subject may hold.
+fn unquoted(quoted: &str) -> Option<String> {
+    let mut text = String::with_capacity(quoted.len());
+    let mut characters = quoted.chars();
+    while let Some(character) = characters.next() {
+        if character != '\\' {
+            text.push(character);
+            continue;
+        }
+        let digits = match characters.next()? {
+            plain @ ('"' | '\\') => {
+                text.push(plain);
+                continue;
+            }
+            'u' => 4,
+            'U' => 8,
+            _ => return None,
+        };
+        let mut code = 0;
+        for _ in 0..digits {
+            code = code * 16 + characters.next()?.to_digit(16)?;
+        }
+        text.push(char::from_u32(code)?);
+    }
+    Some(text)
 }
 
 #[cfg(test)]
@@ -104,12 +129,17 @@ mod tests {
                 "Permissions Violation for Subscription to \"_INBOX.x.*\"",
                 None,
             ),
-            ("Permissions Violation for Publish to \"a\\u00e9\"", None),
+            (
+                r#"Permissions Violation for Publish to "a\"\\\u200b\U0001f600é""#,
+                Some("a\"\\\u{200b}😀é"),
+            ),
+            (r#"Permissions Violation for Publish to "a\x""#, None),
+            (r#"Permissions Violation for Publish to "a\u12""#, None),
             ("Stale Connection", None),
         ];
         for (text, subject) in cases {
             assert_eq!(
-                forbidden_subject(&ServerError::Other(text.into())),
+                forbidden_subject(&ServerError::Other(text.into())).as_deref(),
                 subject,
                 "{text}"
             );

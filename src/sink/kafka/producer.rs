@@ -1,0 +1,304 @@
+//! Producers, one after the other, on a thread of their own.
+//!
+//! A producer that can't go on in order is given up at once: nothing more is handed to it, and what it holds is
+//! purged. Only when each of its messages was answered, and its connections are closed, is the next one made. So
+//! no message succeeds behind one that failed, and whoever sends the failed ones once more sends all of them.
+//!
+//! Nor is anything taken by the next one before everybody who waits has heard that it must begin again: what was
+//! handed over in between would go before what failed.
+//!
+//! A purged message may still be with a broker. If it is stored, that is what a lost acknowledgement looks like: the
+//! new producer sends it again, and everything behind it. Both do so in the same order, from the first that was
+//! not acknowledged, so that first deliveries stay in order.
+//!
+//! The thread also ends producers, for that waits: the runtime's threads never do.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
+use tokio::sync::oneshot;
+
+use super::doubts::Doubts;
+use super::record;
+use super::refusal::{self, Failure};
+use super::reports::{Receipt, Reports};
+use super::settings::{Settings, refused_setting};
+use crate::backoff::Backoff;
+use crate::error::{Meaning, PublishError};
+use crate::sink::Message;
+use crate::sink::connect::ConnectError;
+
+type Producer = BaseProducer<Reports>;
+
+/// How often the thread looks whether it is to go on; reports are handed on as they come.
+const POLL: Duration = Duration::from_millis(100);
+
+/// How long a closed producer may take to answer for what it holds. Nobody waits for that any more.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// A message that is on its way.
+pub(super) type Sent = oneshot::Receiver<Result<(), PublishError>>;
+
+/// Held by everybody who has handed over a message and has not heard what became of it.
+pub(super) type Waiting = Arc<()>;
+
+/// The present producer of a sink, if there is one.
+#[derive(Debug)]
+pub(super) struct Line {
+    slot: Mutex<Slot>,
+    /// Told when the line is closed.
+    closed: Condvar,
+    doubts: Doubts,
+    waiting: Waiting,
+}
+
+#[derive(Default)]
+struct Slot {
+    /// A producer was given up, and not everybody who waited has heard of it: they don't know yet that they must
+    /// begin again from the first that failed.
+    is_broken: bool,
+    producer: Option<Arc<Producer>>,
+    is_closed: bool,
+    complaint: Option<Complaint>,
+}
+
+/// The worst that the client has said of its connections.
+#[derive(Debug)]
+struct Complaint {
+    code: RDKafkaErrorCode,
+    reason: String,
+    all_down: bool,
+}
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slot")
+            .field("is_open", &self.producer.is_some())
+            .field("is_closed", &self.is_closed)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes the first producer, and starts the thread that polls it and makes its successors.
+///
+/// # Errors
+///
+/// `Config` if the client refuses its settings.
+pub(super) fn begin(settings: Settings) -> Result<Arc<Line>, ConnectError> {
+    let line = Arc::new(Line {
+        slot: Mutex::default(),
+        closed: Condvar::new(),
+        doubts: Doubts::new(settings.batch_size()),
+        waiting: Waiting::default(),
+    });
+    let first = line.make(&settings).map_err(refused_setting)?;
+    let thread = std::thread::Builder::new().name("kafka".to_owned());
+    let span = tracing::Span::current();
+    let running = Arc::clone(&line);
+    thread
+        .spawn(move || span.in_scope(|| running.run(first, &settings)))
+        .map_err(|error| {
+            ConnectError::unavailable("no thread for the Kafka client").caused_by(error)
+        })?;
+    Ok(line)
+}
+
+impl Line {
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        // Every statement leaves it whole, so a panic elsewhere has not broken it.
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn doubts(&self) -> &Doubts {
+        &self.doubts
+    }
+
+    /// To be held from before a message is sent until its future ends, even if it fails at once.
+    pub(super) fn waiting(&self) -> Waiting {
+        Arc::clone(&self.waiting)
+    }
+
+    /// Hands a message to the client, which never waits. Messages are published in the order of these calls, which
+    /// are made one at a time.
+    pub(super) fn send(&self, topic: &str, message: &Message) -> Result<Sent, PublishError> {
+        let headers = record::headers(message)?;
+        if self.doubts.is_forbidden(topic) {
+            return Err(PublishError::rejected(
+                "the broker said a moment ago that it doesn't allow this user to write to the topic",
+            ));
+        }
+        let (answer, sent) = oneshot::channel();
+        let size = record::least_size(message);
+        let mut record = BaseRecord::with_opaque_to(topic, Box::new(Receipt { answer, size }))
+            .payload(message.body.as_ref())
+            .headers(headers);
+        if let Some(key) = message.key() {
+            record = record.key(key);
+        }
+        // Held while the client takes it, so that nothing is handed to a producer that was given up.
+        let mut slot = self.slot();
+        // Our own, and that of this message.
+        slot.is_broken &= Arc::strong_count(&self.waiting) > 2;
+        let is_broken = slot.is_broken;
+        let Some(producer) = slot.producer.as_ref().filter(|_| !is_broken) else {
+            slot.is_broken = true;
+            return Err(PublishError::unavailable(
+                "the Kafka producer could not go on in order, and is made anew",
+            ));
+        };
+        let Err((error, _)) = producer.send(record) else {
+            return Ok(sent);
+        };
+        drop(slot);
+        let failure = Failure {
+            error,
+            is_alone: true,
+            topic_was_there: self.doubts.has_taken(topic),
+        };
+        let error = refusal::classify(failure);
+        if error.meaning() == Meaning::Unavailable {
+            self.give_up(&error.chain());
+        }
+        Err(error)
+    }
+
+    /// Hands nothing more to the present producer and purges what it holds. Returns whether there was one.
+    pub(super) fn give_up(&self, reason: &str) -> bool {
+        let producer = {
+            let mut slot = self.slot();
+            slot.is_broken = true;
+            slot.producer.take()
+        };
+        if let Some(producer) = &producer {
+            tracing::warn!(reason, "the Kafka producer is given up and made anew");
+            purge(producer);
+        }
+        producer.is_some()
+    }
+
+    /// Ends everything without waiting for it.
+    pub(super) fn close(&self) {
+        let producer = {
+            let mut slot = self.slot();
+            slot.is_closed = true;
+            slot.producer.take()
+        };
+        self.closed.notify_all();
+        if let Some(producer) = producer {
+            purge(&producer);
+        }
+    }
+
+    /// Remembers the worst that the client says of its connections: it says it before it says that all are down.
+    pub(super) fn complain(&self, code: RDKafkaErrorCode, reason: &str) {
+        let mut slot = self.slot();
+        let all_down = code == RDKafkaErrorCode::AllBrokersDown;
+        match &mut slot.complaint {
+            Some(complaint) if all_down => complaint.all_down = true,
+            _ => {
+                slot.complaint = Some(Complaint {
+                    code,
+                    reason: reason.to_owned(),
+                    all_down,
+                });
+            }
+        }
+    }
+
+    /// The cluster's id, once a broker has answered. Waits up to `limit`.
+    pub(super) fn cluster(&self, limit: Duration) -> Option<String> {
+        let producer = self.slot().producer.clone()?;
+        producer.client().fetch_cluster_id(limit)
+    }
+
+    /// Why no broker will answer, as far as that is known.
+    pub(super) fn obstacle(&self) -> Option<ConnectError> {
+        let slot = self.slot();
+        let complaint = slot.complaint.as_ref()?;
+        let reason = complaint.reason.clone();
+        match complaint.code {
+            RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed => {
+                Some(ConnectError::config("auth", reason))
+            }
+            RDKafkaErrorCode::SSL => Some(ConnectError::config("tls", reason)),
+            _ => complaint
+                .all_down
+                .then(|| ConnectError::unavailable(format!("no broker can be reached: {reason}"))),
+        }
+    }
+
+    fn make(self: &Arc<Self>, settings: &Settings) -> Result<Arc<Producer>, KafkaError> {
+        let client = settings.client(self.doubts.begin());
+        let reports = Reports::new(Arc::clone(self));
+        let producer = Arc::new(Producer::from_config_and_context(&client, reports)?);
+        let mut slot = self.slot();
+        if !slot.is_closed {
+            slot.producer = Some(Arc::clone(&producer));
+        }
+        Ok(producer)
+    }
+
+    /// Serves one producer after the other until the line is closed.
+    fn run(self: &Arc<Self>, first: Arc<Producer>, settings: &Settings) {
+        let mut next = Some(first);
+        let mut backoff = Backoff::source();
+        while let Some(producer) = next.take() {
+            self.serve(&producer);
+            // Here and nowhere else: this waits until its connections are closed.
+            drop(producer);
+            while next.is_none() && !self.slot().is_closed {
+                match self.make(settings) {
+                    Ok(producer) => {
+                        backoff.succeeded();
+                        next = Some(producer);
+                    }
+                    Err(error) => {
+                        let delay = backoff.failed();
+                        let error = crate::error::chain(&refused_setting(error));
+                        tracing::error!(error, ?delay, "no Kafka producer can be made");
+                        self.wait(delay);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands on what the producer tells, until it was given up and has answered for every message.
+    fn serve(&self, producer: &Arc<Producer>) {
+        let is_present = || {
+            let slot = self.slot();
+            let present = slot.producer.as_ref();
+            present.is_some_and(|present| Arc::ptr_eq(present, producer))
+        };
+        while is_present() {
+            producer.poll(POLL);
+            if let Some((_, reason)) = producer.client().fatal_error() {
+                // What it holds would wait for ever.
+                self.give_up(&reason);
+            }
+        }
+        let since = Instant::now();
+        let is_left = || self.slot().is_closed && since.elapsed() >= CLOSING;
+        while producer.in_flight_count() > 0 && !is_left() {
+            producer.poll(Duration::from_millis(1));
+        }
+    }
+
+    /// Until the delay is over or the line is closed.
+    fn wait(&self, delay: Duration) {
+        let slot = self.slot();
+        let waited = self
+            .closed
+            .wait_timeout_while(slot, delay, |slot| !slot.is_closed);
+        drop(waited);
+    }
+}
+
+/// Has the client report on everything that it holds. Broker threads do their part in their own time: one that
+/// looks a name up can take seconds.
+fn purge(producer: &Producer) {
+    producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
+}

@@ -1,0 +1,218 @@
+//! What a message that was not acknowledged means for its event.
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+use crate::error::{Meaning, PublishError};
+
+/// Why a message was not acknowledged.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// What the client says.
+    pub(super) error: KafkaError,
+    /// Whether the message shares its batch with no other, or never was in one.
+    pub(super) is_alone: bool,
+    /// Whether its topic has taken messages of this producer before.
+    pub(super) topic_was_there: bool,
+}
+
+/// What the error is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// This very message.
+    Message(&'static str),
+    /// A message of the batch, and perhaps not this one.
+    Batch(&'static str),
+    /// Its topic isn't there.
+    Topic,
+    /// Nothing that a message could help.
+    Outage(&'static str),
+}
+
+impl Failure {
+    /// Whether a broker has refused a batch as a whole, for one of its messages.
+    pub(super) fn blames_batch(&self) -> bool {
+        !self.is_alone && matches!(verdict(self.code()), Verdict::Batch(_))
+    }
+
+    /// Whether the brokers don't let us write to the topic.
+    pub(super) fn is_forbidden(&self) -> bool {
+        self.code() == Some(Code::TopicAuthorizationFailed)
+    }
+
+    fn code(&self) -> Option<Code> {
+        self.error.rdkafka_error_code()
+    }
+}
+
+/// The one place that decides between an outage and a rejection.
+pub(super) fn classify(failure: Failure) -> PublishError {
+    let (meaning, context) = match verdict(failure.code()) {
+        Verdict::Message(context) => (Meaning::Rejected, context),
+        Verdict::Batch(context) if failure.is_alone => (Meaning::Rejected, context),
+        Verdict::Batch(_) => (
+            Meaning::Unavailable,
+            "the broker refused a batch for one of its messages; smaller ones will show which",
+        ),
+        // A broker that has just started may not know all topics yet, and the client believes it at once. A new
+        // producer asks for as long as a new topic may take to show, and then it is so.
+        Verdict::Topic if failure.topic_was_there => (
+            Meaning::Unavailable,
+            "the topic is gone; a new producer asks for it once more",
+        ),
+        Verdict::Topic => (Meaning::Rejected, "the topic doesn't exist"),
+        Verdict::Outage(context) => (Meaning::Unavailable, context),
+    };
+    let error = match meaning {
+        Meaning::Rejected => PublishError::rejected(context),
+        _ => PublishError::unavailable(context),
+    };
+    error.caused_by(failure.error)
+}
+
+fn verdict(code: Option<Code>) -> Verdict {
+    use Verdict::{Batch, Message, Outage, Topic};
+    match code {
+        Some(Code::MessageSizeTooLarge | Code::InvalidMessageSize) => Batch(
+            "the message is larger than the client (options.\"message.max.bytes\") or its topic \
+             (max.message.bytes) allows",
+        ),
+        Some(Code::MessageBatchTooLarge) => {
+            Batch("the topic's segments are too small for the batch")
+        }
+        // Also what old brokers say of a message without a key in a compacted topic.
+        Some(Code::InvalidMessage) => {
+            Batch("the broker found the message corrupt, or without a key")
+        }
+        Some(Code::InvalidTimestamp) => Batch("the broker refused the message's timestamp"),
+        Some(Code::InvalidRecord) => Message("the broker found the record invalid"),
+        Some(Code::PolicyViolation) => Batch("the broker's policy refused the message"),
+        Some(Code::TopicAuthorizationFailed) => {
+            Message("the broker doesn't allow this user to write to the topic")
+        }
+        Some(Code::InvalidTopic) => Message("the broker doesn't take the topic's name"),
+        Some(Code::UnknownTopic | Code::UnknownTopicOrPartition) => Topic,
+        Some(Code::InvalidDifferentRecord) => {
+            Outage("the broker refused another message of the batch")
+        }
+        Some(Code::UnknownPartition) => Outage("the topic has lost a partition"),
+        Some(Code::ClusterAuthorizationFailed) => {
+            Outage("the broker doesn't allow this user an idempotent producer (IdempotentWrite)")
+        }
+        Some(Code::Authentication | Code::SaslAuthenticationFailed) => {
+            Outage("the broker refused the credentials")
+        }
+        Some(Code::SSL) => Outage("there is no TLS connection to a broker"),
+        Some(Code::AllBrokersDown | Code::BrokerTransportFailure | Code::Resolve) => {
+            Outage("no broker can be reached")
+        }
+        Some(
+            Code::NotEnoughReplicas
+            | Code::NotEnoughReplicasAfterAppend
+            | Code::LeaderNotAvailable
+            | Code::NotLeaderForPartition
+            | Code::KafkaStorageError,
+        ) => Outage("the partition can't take messages now"),
+        Some(Code::MessageTimedOut | Code::RequestTimedOut | Code::OperationTimedOut) => {
+            Outage("the broker did not answer in time")
+        }
+        Some(Code::PurgeQueue | Code::PurgeInflight | Code::Retry) => {
+            Outage("an earlier message failed, and this one goes behind it")
+        }
+        Some(
+            Code::Fatal
+            | Code::GaplessGuarantee
+            | Code::OutOfOrderSequenceNumber
+            | Code::UnknownProducerId
+            | Code::InvalidProducerEpoch
+            | Code::ProducerFenced
+            | Code::Fenced,
+        ) => Outage("the producer can't go on in order and is made anew"),
+        Some(Code::QueueFull) => Outage("the client's queue is full"),
+        // What nobody knows says nothing against this message.
+        _ => Outage("the message could not be published"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Meaning::{Rejected, Unavailable};
+
+    fn failure(code: Code, is_alone: bool, topic_was_there: bool) -> Failure {
+        Failure {
+            error: KafkaError::MessageProduction(code),
+            is_alone,
+            topic_was_there,
+        }
+    }
+
+    #[test]
+    fn what_is_an_outage_and_what_a_rejection() {
+        let cases = [
+            (Code::MessageSizeTooLarge, Rejected),
+            (Code::InvalidMessageSize, Rejected),
+            (Code::MessageBatchTooLarge, Rejected),
+            (Code::InvalidMessage, Rejected),
+            (Code::InvalidTimestamp, Rejected),
+            (Code::InvalidRecord, Rejected),
+            (Code::PolicyViolation, Rejected),
+            (Code::TopicAuthorizationFailed, Rejected),
+            (Code::InvalidTopic, Rejected),
+            (Code::UnknownTopic, Rejected),
+            (Code::UnknownTopicOrPartition, Rejected),
+            (Code::InvalidDifferentRecord, Unavailable),
+            (Code::UnknownPartition, Unavailable),
+            (Code::ClusterAuthorizationFailed, Unavailable),
+            (Code::Authentication, Unavailable),
+            (Code::SaslAuthenticationFailed, Unavailable),
+            (Code::SSL, Unavailable),
+            (Code::AllBrokersDown, Unavailable),
+            (Code::BrokerTransportFailure, Unavailable),
+            (Code::Resolve, Unavailable),
+            (Code::NotEnoughReplicas, Unavailable),
+            (Code::NotEnoughReplicasAfterAppend, Unavailable),
+            (Code::LeaderNotAvailable, Unavailable),
+            (Code::NotLeaderForPartition, Unavailable),
+            (Code::KafkaStorageError, Unavailable),
+            (Code::MessageTimedOut, Unavailable),
+            (Code::RequestTimedOut, Unavailable),
+            (Code::PurgeQueue, Unavailable),
+            (Code::PurgeInflight, Unavailable),
+            (Code::Fatal, Unavailable),
+            (Code::GaplessGuarantee, Unavailable),
+            (Code::OutOfOrderSequenceNumber, Unavailable),
+            (Code::UnknownProducerId, Unavailable),
+            (Code::InvalidProducerEpoch, Unavailable),
+            (Code::Fenced, Unavailable),
+            (Code::QueueFull, Unavailable),
+            (Code::Unknown, Unavailable),
+        ];
+        for (code, meaning) in cases {
+            let error = classify(failure(code, true, false));
+            assert_eq!(error.meaning(), meaning, "{code:?}");
+            let shown = error.chain();
+            assert!(
+                shown.contains(": "),
+                "the client's own words follow: {shown}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_batch_is_blamed_only_if_the_message_was_not_alone() {
+        for code in [Code::MessageSizeTooLarge, Code::InvalidMessage] {
+            let among_others = failure(code, false, true);
+            assert!(among_others.blames_batch());
+            assert_eq!(classify(among_others).meaning(), Unavailable, "{code:?}");
+        }
+        assert!(!failure(Code::MessageSizeTooLarge, true, true).blames_batch());
+        assert!(!failure(Code::BrokerTransportFailure, false, true).blames_batch());
+    }
+
+    #[test]
+    fn a_topic_that_had_been_there_is_asked_for_once_more() {
+        for code in [Code::UnknownTopic, Code::UnknownTopicOrPartition] {
+            assert_eq!(classify(failure(code, true, true)).meaning(), Unavailable);
+        }
+    }
+}

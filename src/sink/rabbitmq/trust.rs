@@ -1,0 +1,261 @@
+//! Which messages may close the channel that they are published on.
+//!
+//! The broker closes a channel when an exchange is missing, may not be written to, or a message is too large, and
+//! says nothing of the others in flight on it. So what may be refused goes alone, on a channel of its own
+//! ([`super::alone`]): the first message to each exchange, and whatever is like one that was refused. What goes
+//! wrong there is certainly that message's own fault, and disturbs no other.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::parcel::Parcel;
+use super::refusal::{blames_message, text_of};
+
+/// For so long after a refusal messages to that exchange are refused without asking: with many of them, asking
+/// for each would hold up those that wait behind.
+const REFUSAL_LASTS: Duration = Duration::from_secs(1);
+
+/// Routing keys that are remembered as refused, at most. Beyond it the whole exchange goes alone.
+const MAX_KEYS: usize = 1_000;
+
+/// What is known of exchanges and sizes, for as long as one connection lasts.
+#[derive(Debug, Default)]
+pub(super) struct Trust {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    exchanges: HashMap<String, Standing>,
+    /// Exchanges with a routing key that may not be used.
+    keys: HashSet<(String, String)>,
+    /// The size of the smallest message that was too large.
+    too_large: Option<usize>,
+}
+
+#[derive(Debug)]
+enum Standing {
+    /// The broker took or returned a message.
+    Trusted,
+    /// It refused one.
+    Refused { at: Instant, text: String },
+}
+
+impl Trust {
+    /// Whether the message must go alone.
+    pub(super) fn is_suspect(&self, parcel: &Parcel) -> bool {
+        let inner = self.lock();
+        let standing = inner.exchanges.get(parcel.exchange.as_str());
+        !matches!(standing, Some(Standing::Trusted))
+            || inner
+                .too_large
+                .is_some_and(|size| parcel.body.len() >= size)
+            || (!inner.keys.is_empty() && inner.keys.contains(&key_of(parcel)))
+    }
+
+    /// What the broker said of the exchange a moment ago, if that was a refusal.
+    pub(super) fn refusal(&self, parcel: &Parcel) -> Option<String> {
+        match self.lock().exchanges.get(parcel.exchange.as_str()) {
+            Some(Standing::Refused { at, text }) if at.elapsed() < REFUSAL_LASTS => {
+                Some(text.clone())
+            }
+            _ => None,
+        }
+    }
+
+    /// The message went alone, and the broker took or returned it.
+    pub(super) fn passed(&self, parcel: &Parcel) {
+        let mut inner = self.lock();
+        let exchange = parcel.exchange.to_string();
+        inner.exchanges.insert(exchange, Standing::Trusted);
+        inner.keys.remove(&key_of(parcel));
+        // The limit was raised.
+        if inner
+            .too_large
+            .is_some_and(|size| parcel.body.len() >= size)
+        {
+            inner.too_large = None;
+        }
+    }
+
+    /// The message went alone, and the broker closed the channel.
+    pub(super) fn failed(&self, parcel: &Parcel, error: &lapin::Error) {
+        if !blames_message(error) {
+            return;
+        }
+        let text = text_of(error);
+        let mut inner = self.lock();
+        if size_limit(&text).is_some() {
+            let size = parcel.body.len();
+            inner.too_large = Some(inner.too_large.map_or(size, |known| known.min(size)));
+        } else if is_about_key(&text) && inner.keys.len() < MAX_KEYS {
+            inner.keys.insert(key_of(parcel));
+        } else {
+            let at = Instant::now();
+            let exchange = parcel.exchange.to_string();
+            inner
+                .exchanges
+                .insert(exchange, Standing::Refused { at, text });
+        }
+    }
+
+    /// The broker closed a channel on which the message was in flight with others. Whether it may have been this
+    /// one's fault; then all that are like it go alone from here on, until one passes.
+    pub(super) fn doubt(&self, parcel: &Parcel, error: &lapin::Error) -> bool {
+        if !may_be_fault(parcel, &text_of(error)) {
+            return false;
+        }
+        self.lock().exchanges.remove(parcel.exchange.as_str());
+        true
+    }
+
+    /// No code that may panic runs under the lock, so a poisoned one is as good as any.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn key_of(parcel: &Parcel) -> (String, String) {
+    (parcel.exchange.to_string(), parcel.routing_key.to_string())
+}
+
+/// Whether the words that a channel was closed with can mean this message. Words that are not understood can.
+fn may_be_fault(parcel: &Parcel, text: &str) -> bool {
+    if let Some(limit) = size_limit(text) {
+        return parcel.body.len() > limit;
+    }
+    let Some((_, rest)) = text.split_once("exchange '") else {
+        return true;
+    };
+    // The broker calls the default exchange by this name.
+    let name = match parcel.exchange.as_str() {
+        "" => "amq.default",
+        name => name,
+    };
+    // Long words are cut off.
+    rest.strip_prefix(name)
+        .map_or(name.starts_with(rest), |rest| {
+            rest.is_empty() || rest.starts_with('\'')
+        })
+}
+
+/// The limit in `message size 300 is larger than configured max size 200`.
+fn size_limit(text: &str) -> Option<usize> {
+    let (_, rest) = text.split_once("message size ")?;
+    let numbers = rest.split(|c: char| !c.is_ascii_digit());
+    numbers.filter_map(|number| number.parse().ok()).min()
+}
+
+/// Whether it is a topic permission that lacks: `access to topic 'k' in exchange 'e' in vhost …`.
+fn is_about_key(text: &str) -> bool {
+    text.contains("access to topic '")
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use lapin::protocol::{AMQPError, AMQPSoftError};
+    use lapin::{BasicProperties, ErrorKind};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn parcel(exchange: &str, key: &str, size: usize) -> Parcel {
+        Parcel {
+            id: Uuid::from_u128(1),
+            exchange: exchange.into(),
+            routing_key: key.into(),
+            properties: BasicProperties::default(),
+            body: Bytes::from(vec![0; size]),
+        }
+    }
+
+    fn error(kind: AMQPSoftError, text: &str) -> lapin::Error {
+        ErrorKind::ProtocolError(AMQPError::new(kind.into(), text.into())).into()
+    }
+
+    fn missing(exchange: &str) -> lapin::Error {
+        let text = format!("NOT_FOUND - no exchange '{exchange}' in vhost '/'");
+        error(AMQPSoftError::NOTFOUND, &text)
+    }
+
+    #[test]
+    fn an_exchange_is_trusted_once_a_message_passed() {
+        let trust = Trust::default();
+        let first = parcel("e", "k", 1);
+        assert!(trust.is_suspect(&first));
+        assert_eq!(trust.refusal(&first), None);
+        trust.passed(&first);
+        assert!(!trust.is_suspect(&parcel("e", "other", 9)));
+        assert!(trust.is_suspect(&parcel("f", "k", 1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_missing_exchange_is_asked_for_again_after_a_while() {
+        let trust = Trust::default();
+        let first = parcel("e", "k", 1);
+        trust.failed(&first, &missing("e"));
+        let other = parcel("e", "l", 2);
+        assert!(
+            trust
+                .refusal(&other)
+                .is_some_and(|text| text.contains("no exchange 'e'"))
+        );
+        assert_eq!(trust.refusal(&parcel("f", "k", 1)), None);
+        tokio::time::advance(REFUSAL_LASTS).await;
+        assert_eq!(trust.refusal(&other), None);
+        assert!(trust.is_suspect(&other));
+    }
+
+    #[test]
+    fn sizes_and_keys_that_were_refused_go_alone() {
+        let trust = Trust::default();
+        trust.passed(&parcel("e", "k", 1));
+        let text = "PRECONDITION_FAILED - message size 300 is larger than configured max size 200";
+        trust.failed(
+            &parcel("e", "k", 300),
+            &error(AMQPSoftError::PRECONDITIONFAILED, text),
+        );
+        assert!(trust.is_suspect(&parcel("e", "k", 300)));
+        assert!(!trust.is_suspect(&parcel("e", "k", 299)));
+        assert_eq!(
+            trust.refusal(&parcel("e", "k", 300)),
+            None,
+            "asked each time"
+        );
+        let text = "access to topic 'k' in exchange 'e' in vhost '/' refused for user 'u'";
+        trust.failed(
+            &parcel("e", "k", 1),
+            &error(AMQPSoftError::ACCESSREFUSED, text),
+        );
+        assert!(trust.is_suspect(&parcel("e", "k", 1)));
+        assert!(!trust.is_suspect(&parcel("e", "l", 1)));
+        trust.passed(&parcel("e", "k", 300));
+        assert!(!trust.is_suspect(&parcel("e", "k", 400)));
+    }
+
+    #[test]
+    fn whose_fault_a_closed_channel_may_be() {
+        let size = "message size 300 is larger than configured max size 200";
+        let default = "no exchange 'amq.default' in vhost '/'";
+        for (exchange, length, text, expected) in [
+            ("e", 1, "no exchange 'e' in vhost '/'", true),
+            ("f", 1, "no exchange 'e' in vhost '/'", false),
+            ("e", 1, "no exchange 'ee' in vhost '/'", false),
+            ("ee", 1, "no exchange 'e' in vhost '/'", false),
+            ("", 1, default, true),
+            ("e", 1, default, false),
+            // Cut off in the middle.
+            ("exchange", 1, "no exchange 'exch", true),
+            ("e", 200, size, false),
+            ("e", 201, size, true),
+            ("e", 1, "something unheard of", true),
+        ] {
+            let parcel = parcel(exchange, "k", length);
+            assert_eq!(may_be_fault(&parcel, text), expected, "{exchange}: {text}");
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Kafka: complete and in order under pipelining, whatever becomes of the broker; what it refuses; who it lets in.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use crate::support::certs::Authority;
+use crate::support::checker::check;
+use crate::support::database::Database;
+use crate::support::eventually::eventually;
+use crate::support::kafka::{Broker, Listeners, PrivateKafka, Topic};
+use crate::support::process::Signal;
+use crate::support::relay::{Relay, migrate, run};
+use crate::support::settings::Settings;
+use crate::support::writers::{Load, Writers};
+
+/// How long everything may take to arrive in the end.
+const ARRIVAL: Duration = Duration::from_secs(60);
+
+/// A busy service with few keys: most events find one of their key in flight.
+fn load() -> Load {
+    Load {
+        keys: 40,
+        ..Load::default()
+    }
+}
+
+/// Waits until this many more messages are in the topic.
+async fn progress(topic: &Topic, more: u64) {
+    let before = topic.len().await;
+    eventually("the relay goes on", ARRIVAL, async || {
+        (topic.len().await >= before + more).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_killed_relay_loses_nothing_and_keys_stay_in_order_over_partitions() {
+    let database = Database::fresh().await;
+    let broker = Broker::any();
+    let topic = broker.topic(6, &[]).await;
+    let settings = topic.sink(Settings::of(&database));
+    migrate(&settings);
+    let writers = Writers::start(&database, load()).await;
+    for _ in 0..2 {
+        let relay = Relay::ready(&settings).await;
+        progress(&topic, 1_000).await;
+        relay.kill().await;
+    }
+    let relay = Relay::ready(&settings).await;
+    progress(&topic, 500).await;
+    let record = writers.stop().await;
+    let deliveries = topic.await_ids(&record.ids(), ARRIVAL).await;
+    relay.stop().await;
+    check("Kafka, relay killed", &record, &deliveries);
+}
+
+#[tokio::test]
+async fn a_broker_that_is_killed_or_frozen_loses_nothing_and_shows() {
+    let database = Database::fresh().await;
+    let Some(mut broker) = PrivateKafka::start().await else {
+        return;
+    };
+    let topic = Topic::named(&broker.address(), 3);
+    topic.create(&[]).await;
+    let settings = topic
+        .sink(Settings::of(&database))
+        .set("sinks.events.timeout", "1s");
+    migrate(&settings);
+    let writers = Writers::start(&database, load()).await;
+    let relay = Relay::ready(&settings).await;
+    progress(&topic, 500).await;
+
+    broker.kill().await;
+    let available = async |is: f64| {
+        relay
+            .await_metric(
+                "outbox_sink_available",
+                &["sink=\"events\""],
+                ARRIVAL,
+                |value| (value - is).abs() < 0.5,
+            )
+            .await;
+    };
+    available(0.0).await;
+    broker.start_again().await;
+    available(1.0).await;
+    progress(&topic, 500).await;
+
+    broker.signal(Signal::Stop);
+    available(0.0).await;
+    broker.signal(Signal::Continue);
+    available(1.0).await;
+    progress(&topic, 500).await;
+
+    let record = writers.stop().await;
+    let deliveries = topic.await_ids(&record.ids(), ARRIVAL).await;
+    let letters = relay
+        .metric("outbox_dead_letters", &["sink=\"events\""])
+        .await;
+    assert_eq!(letters, Some(0.0), "an outage uses up no attempts");
+    relay.stop().await;
+    check("Kafka, broker killed and frozen", &record, &deliveries);
+}
+
+/// Inserts so many events of one key, every hundredth with a payload of 30,000 bytes.
+async fn insert_some_large(database: &Database, count: u32) {
+    let insert = format!(
+        "INSERT INTO outbox (event_type, aggregate_id, payload) SELECT 'Big', 'k' || n % 5, \
+         json_build_object('counter', n, 'filler', repeat('x', CASE WHEN n % 100 = 0 THEN 30000 ELSE 10 END)) \
+         FROM generate_series(1, {count}) n"
+    );
+    database.execute(&insert).await;
+}
+
+async fn assert_large_are_dead_letters(database: &Database, topic: &Topic, count: u32) {
+    let what = "the large ones are dead letters";
+    eventually(what, ARRIVAL, async || {
+        let dead: i64 = database
+            .value("SELECT count(*) FROM outbox_dead_letter WHERE reason LIKE '%larger%'")
+            .await;
+        (dead == i64::from(count / 100)).then_some(())
+    })
+    .await;
+    let expected: Vec<i64> = (1..=i64::from(count)).filter(|n| n % 100 != 0).collect();
+    let deliveries = eventually("the others are there", ARRIVAL, async || {
+        let deliveries = topic.deliveries().await;
+        let ids: HashSet<_> = deliveries.iter().map(|delivery| delivery.id).collect();
+        (ids.len() >= expected.len()).then_some(deliveries)
+    })
+    .await;
+    let mut seen = HashSet::new();
+    let first = deliveries
+        .iter()
+        .filter(|delivery| seen.insert(delivery.id));
+    let counters: Vec<i64> = first.map(|delivery| delivery.number("counter")).collect();
+    for key in 0..5 {
+        let of_key: Vec<i64> = counters.iter().copied().filter(|n| n % 5 == key).collect();
+        assert!(of_key.is_sorted(), "key {key}: {of_key:?}");
+    }
+    let mut all = counters;
+    all.sort_unstable();
+    assert_eq!(all, expected);
+}
+
+#[tokio::test]
+async fn what_the_client_finds_too_large_is_a_dead_letter_and_holds_nothing_back() {
+    let database = Database::fresh().await;
+    let broker = Broker::any();
+    let topic = broker.topic(3, &[]).await;
+    let settings = topic.sink(Settings::of(&database)).set(
+        "sinks.events.options",
+        toml::Table::from_iter([("message.max.bytes".to_owned(), "20000".into())]),
+    );
+    migrate(&settings);
+    insert_some_large(&database, 2_000).await;
+    let relay = Relay::ready(&settings).await;
+    assert_large_are_dead_letters(&database, &topic, 2_000).await;
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_topic_finds_too_large_is_found_out_among_others() {
+    if Listeners::real().is_none() {
+        return;
+    }
+    let database = Database::fresh().await;
+    let broker = Broker::any();
+    // Batches of what it takes are larger than this, too.
+    let topic = broker.topic(3, &[("max.message.bytes", "20000")]).await;
+    let settings = topic.sink(Settings::of(&database));
+    migrate(&settings);
+    insert_some_large(&database, 1_000).await;
+    let relay = Relay::ready(&settings).await;
+    assert_large_are_dead_letters(&database, &topic, 1_000).await;
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_topic_that_is_not_there_is_a_dead_letter_and_no_outage() {
+    if Listeners::real().is_none() {
+        return;
+    }
+    let database = Database::fresh().await;
+    let broker = Broker::any();
+    let topic = broker.topic(1, &[]).await;
+    let settings = topic
+        .sink(Settings::of(&database))
+        .set("sinks.events.timeout", "30s")
+        .set(
+            "sinks.events.options",
+            toml::Table::from_iter([(
+                "topic.metadata.propagation.max.ms".to_owned(),
+                "2000".into(),
+            )]),
+        );
+    let missing = format!("{}-missing", topic.name);
+    let routes: toml::Value = toml::from_str::<toml::Table>(&format!(
+        "routes = [{{ event_type = 'Lost', to = {{ events = '{missing}' }} }}, \
+         {{ event_type = '*', to = {{ events = true }} }}]"
+    ))
+    .expect("routes")
+    .remove("routes")
+    .expect("routes");
+    let settings = settings.set("routes", routes);
+    migrate(&settings);
+    database.insert("Lost", Some("a"), 3).await;
+    database.insert("Kept", Some("a"), 3).await;
+    let relay = Relay::ready(&settings).await;
+    eventually("three dead letters", ARRIVAL, async || {
+        let dead: i64 = database
+            .value("SELECT count(*) FROM outbox_dead_letter WHERE reason LIKE '%topic doesn''t exist%'")
+            .await;
+        (dead == 3).then_some(())
+    })
+    .await;
+    eventually("the others are there", ARRIVAL, async || {
+        (topic.len().await == 3).then_some(())
+    })
+    .await;
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_let_in_and_who_is_told_why_not() {
+    let Some(listeners) = Listeners::real() else {
+        return;
+    };
+    let database = Database::fresh().await;
+    let broker = Broker::any();
+    let topic = broker.topic(2, &[]).await;
+    let own = listeners.folder.join("ca.pem");
+    let base = topic.sink(Settings::of(&database));
+    migrate(&base);
+    let encrypted = |at: &str| {
+        let settings = base.clone().set("sinks.events.brokers", at);
+        settings.set_file("sinks.events.tls.ca", &own)
+    };
+    let user = |settings: Settings, mechanism: &str, password: &str| {
+        settings
+            .set("sinks.events.auth.mechanism", mechanism)
+            .set("sinks.events.auth.user", "relay")
+            .set("sinks.events.auth.password", password)
+    };
+    let plaintext = base
+        .clone()
+        .set("sinks.events.brokers", listeners.sasl.as_str());
+    let with_certificate = encrypted(&listeners.ssl)
+        .set_file(
+            "sinks.events.tls.cert",
+            &listeners.folder.join("client.pem"),
+        )
+        .set_file("sinks.events.tls.key", &listeners.folder.join("client.key"));
+    let welcome = [
+        encrypted(&listeners.ssl),
+        with_certificate,
+        user(plaintext.clone(), "scram-sha-256", "relay-secret"),
+        user(plaintext, "plain", "relay-secret"),
+        user(
+            encrypted(&listeners.sasl_ssl),
+            "scram-sha-512",
+            "relay-secret",
+        ),
+        user(encrypted(&listeners.sasl_ssl), "plain", "relay-secret"),
+    ];
+    for (count, settings) in (1..).zip(welcome) {
+        database.insert("Seen", Some("a"), 1).await;
+        let relay = Relay::ready(&settings).await;
+        eventually("the event is there", ARRIVAL, async || {
+            (topic.len().await == count).then_some(())
+        })
+        .await;
+        relay.stop().await;
+    }
+
+    let stranger = Authority::new();
+    let refused = [
+        (
+            encrypted(&listeners.ssl).set_file("sinks.events.tls.ca", &stranger.ca()),
+            "certificate verify failed",
+        ),
+        (
+            encrypted(&listeners.ssl).set("sinks.events.tls.ca", "/nowhere/ca.pem"),
+            "tls.ca",
+        ),
+        (
+            user(
+                encrypted(&listeners.sasl_ssl),
+                "scram-sha-512",
+                "wr0ng-secret",
+            ),
+            "auth: ",
+        ),
+    ];
+    for (settings, words) in refused {
+        let ended = run(&settings, &["check", "--connect"]);
+        assert_ne!(ended.code, Some(0), "{ended:#?}");
+        let output = format!("{}{}", ended.stdout, ended.stderr);
+        assert!(output.contains(words), "not {words:?} in {output}");
+        assert!(!output.contains("wr0ng-secret"), "{output}");
+    }
+}

@@ -211,8 +211,8 @@ async fn a_stop_waits_for_no_dead_broker_longer_than_it_says() {
     assert_eq!(status.code(), Some(0));
     let took = begun.elapsed();
     assert!(
-        took < Duration::from_secs(5),
-        "{took:?} for a timeout of 2 s"
+        took < Duration::from_secs(20),
+        "{took:?} for a timeout of 2 s instead of 30 s"
     );
     server.signal(Signal::Continue);
     server.kill().await;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::checker::check;
 use crate::support::database::Database;
-use crate::support::eventually::{eventually, throughout};
+use crate::support::eventually::{at_most, eventually, throughout};
 use crate::support::nats;
 use crate::support::process::Signal;
 use crate::support::relay::{Relay, migrate};
@@ -23,7 +23,7 @@ async fn holds_lease(relay: &Relay) -> bool {
 }
 
 async fn await_lease(relay: &Relay, within: Duration) {
-    eventually("the relay holds the lease", within, async || {
+    at_most("the relay holds the lease", within, async || {
         holds_lease(relay).await.then_some(())
     })
     .await;
@@ -32,7 +32,7 @@ async fn await_lease(relay: &Relay, within: Duration) {
 /// An active relay and one that stands by.
 async fn pair(settings: &Settings) -> (Relay, Relay) {
     let active = Relay::ready(settings).await;
-    await_lease(&active, Duration::from_secs(5)).await;
+    await_lease(&active, SLACK).await;
     let standby = Relay::ready(settings).await;
     (active, standby)
 }
@@ -80,7 +80,7 @@ async fn one_of_two_publishes_and_a_stop_hands_over_at_once() {
     .await;
     let stopped = Instant::now();
     active.stop().await;
-    await_lease(&standby, Duration::from_secs(5)).await;
+    await_lease(&standby, TTL / 2).await;
     report!("handed over {:?} after SIGTERM", stopped.elapsed());
     let record = writers.stop().await;
     stream

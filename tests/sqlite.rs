@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::support::eventually::eventually;
+use crate::support::eventually::{at_most, eventually};
 use crate::support::process::Signal;
 use crate::support::relay::{Relay, migrate, run};
 use crate::support::report::report;
@@ -217,7 +217,7 @@ async fn a_stop_hands_over_at_once_and_repeats_nothing() {
     let second = Relay::ready(&settings).await;
     assert_eq!(second.stdout().len(), 0, "one of two publishes");
     let mut lines = first.output_after(Signal::Terminate).await;
-    eventually("the other goes on", Duration::from_secs(5), async || {
+    at_most("the other goes on", Duration::from_secs(6), async || {
         (second.stdout().len() > 100).then_some(())
     })
     .await;

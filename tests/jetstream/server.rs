@@ -9,7 +9,7 @@ use outbox_relay::config::{Jetstream, JetstreamStream, NatsAuth, Secret};
 use uuid::Uuid;
 
 /// How long a server may take to start: it takes 0.03 s on an idle machine.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
 
 pub(crate) struct NatsServer {
     child: Child,

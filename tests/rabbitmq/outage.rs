@@ -19,7 +19,7 @@ use crate::support::process::Signal;
 use crate::support::rabbitmq::Broker;
 
 /// Well below what a heartbeat or a timeout would take.
-const AT_ONCE: Duration = Duration::from_secs(3);
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 /// What the pipeline's timeout layer makes of a publish.
 async fn attempt(sink: &RabbitmqSink, message: &Message) -> Result<(), PublishError> {
@@ -30,7 +30,7 @@ async fn attempt(sink: &RabbitmqSink, message: &Message) -> Result<(), PublishEr
 
 /// Publishes until it succeeds; every failure on the way must be an outage. Returns the failures.
 async fn publish_through_outage(sink: &RabbitmqSink, message: &Message) -> Vec<String> {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(120);
     let mut failures = Vec::new();
     while let Err(error) = attempt(sink, message).await {
         assert_eq!(error.meaning(), Meaning::Unavailable, "{}", error.chain());
@@ -90,7 +90,7 @@ async fn blocked(server: &PrivateRabbitmq, sink: &RabbitmqSink, message: &Messag
         tokio::task::block_in_place(|| server.control(&["set_vm_memory_high_watermark", value]));
     };
     watermark("0.0000001");
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         // The broker says so to those that publish.
         let result = attempt(sink, message).await;

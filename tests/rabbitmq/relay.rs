@@ -1,7 +1,7 @@
 //! The whole relay, from a table to queues.
 
 use std::collections::HashSet;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use toml::{Table, Value};
 
@@ -12,7 +12,6 @@ use crate::support::proxy::Proxy;
 use crate::support::rabbitmq::{self, Broker, unique};
 use crate::support::relay::{self, Relay, migrate};
 use crate::support::settings::Settings;
-use crate::support::stream::Delivery;
 use crate::support::writers::{Load, Writers};
 
 /// How long everything may take to arrive in the end.
@@ -153,24 +152,7 @@ async fn cut_connections_and_kill_9_under_load_lose_nothing_and_keep_the_order_o
         .await;
     relay.stop().await;
 
-    let mut place = 0;
-    let deliveries: Vec<Delivery> = broker
-        .drain(&name)
-        .await
-        .into_iter()
-        .map(|delivery| {
-            place += 1;
-            Delivery {
-                place,
-                // RabbitMQ doesn't say when, so there is no latency to print.
-                at: SystemTime::UNIX_EPOCH,
-                subject: delivery.routing_key.clone(),
-                id: delivery.id,
-                headers: Vec::from_iter(delivery.headers()),
-                body: delivery.body.into(),
-            }
-        })
-        .collect();
+    let deliveries = rabbitmq::numbered(broker.drain(&name).await);
     check("RabbitMQ, cut and killed", &record, &deliveries);
     let dead: i64 = database
         .value("SELECT count(*) FROM outbox_dead_letter")

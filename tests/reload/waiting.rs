@@ -133,7 +133,7 @@ async fn a_broker_that_hangs_is_left_after_the_time_of_a_stop_and_nothing_is_los
     let begun = Instant::now();
     assert_successful(&relay.reload(&next).await);
     assert!(
-        begun.elapsed() < Duration::from_secs(20),
+        begun.elapsed() < Duration::from_secs(120),
         "{:?}",
         begun.elapsed()
     );

@@ -16,7 +16,7 @@ use rdkafka::producer::DefaultProducerContext;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use uuid::Uuid;
 
-use super::eventually::eventually;
+use super::eventually::{SLOWNESS, eventually};
 use super::port;
 use super::process::{Process, Signal, User, command};
 use super::report::report;
@@ -270,7 +270,7 @@ impl Topic {
 
     /// Waits until it holds all of these ids, or for as long as is given: the checker then says what is missing.
     pub(crate) async fn await_ids(&self, ids: &HashSet<Uuid>, within: Duration) -> Vec<Delivery> {
-        let deadline = Instant::now() + within;
+        let deadline = Instant::now() + within * SLOWNESS;
         eventually("the events are in the topic", within * 2, async || {
             if self.len().await < ids.len() as u64 && Instant::now() < deadline {
                 return None;

@@ -1,7 +1,7 @@
 //! RabbitMQ: the shared broker, brokers of a test's own, and what their queues hold.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::StreamExt;
 use lapin::options::{
@@ -12,6 +12,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Exchange
 use uuid::Uuid;
 
 use super::eventually::eventually;
+use super::stream;
 
 /// The URL of the broker that `tests/run` started. It takes messages of 1 MiB at most.
 pub(crate) fn shared() -> String {
@@ -178,6 +179,21 @@ impl Broker {
         .await;
         self.drain(queue).await
     }
+}
+
+/// The same as all brokers' deliveries are compared, numbered in their order. RabbitMQ doesn't say when it took them.
+pub(crate) fn numbered(deliveries: Vec<Delivery>) -> Vec<stream::Delivery> {
+    (1..)
+        .zip(deliveries)
+        .map(|(place, delivery)| stream::Delivery {
+            place,
+            at: SystemTime::UNIX_EPOCH,
+            subject: delivery.routing_key.clone(),
+            id: delivery.id,
+            headers: Vec::from_iter(delivery.headers()),
+            body: delivery.body.into(),
+        })
+        .collect()
 }
 
 fn delivery(message: lapin::message::Delivery) -> Delivery {

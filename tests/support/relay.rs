@@ -249,6 +249,18 @@ impl Relay {
         self.stdout()
     }
 
+    /// The most that it ever had in memory, in MiB, if it still runs.
+    #[allow(dead_code, reason = "for the torture test")]
+    pub(crate) fn memory(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid()));
+        let status = status.ok()?;
+        let peak = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let kibibytes: u64 = peak.split_whitespace().next()?.parse().ok()?;
+        Some(kibibytes / 1_024)
+    }
+
     /// `SIGTERM`, and a clean exit.
     pub(crate) async fn stop(mut self) {
         self.signal(Signal::Terminate);

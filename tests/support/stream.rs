@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use uuid::Uuid;
 
-use super::eventually::eventually;
+use super::eventually::{SLOWNESS, eventually};
 
 /// A stream that captures every subject under a prefix of its own. It stays until the server's store is thrown
 /// away; its name is never used again.
@@ -167,7 +167,7 @@ impl Stream {
 
     /// Waits until it holds all of these ids, or for as long as is given: the checker then says what is missing.
     pub(crate) async fn await_ids(&self, ids: &HashSet<Uuid>, within: Duration) {
-        let deadline = Instant::now() + within;
+        let deadline = Instant::now() + within * SLOWNESS;
         let mut read = 0;
         eventually("the events are in the stream", within * 2, async || {
             let len = self.len().await;

@@ -27,6 +27,8 @@ pub(crate) struct Load {
     pub(crate) pause: Duration,
     /// One transaction in so many inserts a thousand events.
     pub(crate) large_every: u32,
+    /// How long a transaction in twenty is held open, at most.
+    pub(crate) held: Duration,
     /// How they insert events: `$1` ids, `$2` the key, `$3` payloads.
     pub(crate) insert: &'static str,
     /// What the random choices follow from.
@@ -40,6 +42,7 @@ impl Default for Load {
             keys: 1_000,
             pause: Duration::from_millis(5),
             large_every: 300,
+            held: Duration::from_secs(2),
             insert: "INSERT INTO outbox (id, event_type, aggregate_id, payload) \
                      SELECT id, 'Counted', $2, payload::json FROM unnest($1, $3) AS event (id, payload)",
             seed: rand::random(),
@@ -244,8 +247,8 @@ impl Writer {
             self.write(connection, key, 1, pending).await?;
         }
         if self.random.random_ratio(1, 20) {
-            let held = Duration::from_millis(self.random.random_range(0..2_000));
-            tokio::time::sleep(held).await;
+            let share = self.random.random_range(0.0..1.0);
+            tokio::time::sleep(self.load.held.mul_f64(share)).await;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -133,6 +134,7 @@ impl PrivateKafka {
         let mut command = command(User::Same, script);
         command.arg(jars).arg(self.folder.path());
         command.args(self.ports.map(|port| port.to_string()));
+        command.stdout(Stdio::null());
         let mut process = Process::start(&mut command, self.folder.path().join("log"));
         let address = self.address();
         eventually("Kafka starts", Duration::from_secs(120), async || {

@@ -1,0 +1,60 @@
+//! The promise under torture: writers with a record of their own, three brokers, two relays and more, and whatever can
+//! go wrong with any of them at once, drawn by a seed.
+//!
+//! ```text
+//! cargo test --test torture                    under tests/run --keep, for OUTBOX_TORTURE_SECONDS (60)
+//! OUTBOX_TORTURE_SEED=7 …                      draws the same faults again
+//! ```
+
+#[allow(dead_code, reason = "this program uses a part of what the tests share")]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod chronicle;
+mod torment;
+mod verdict;
+mod world;
+
+use std::time::Duration;
+
+use crate::support::report::report;
+use crate::torment::Torment;
+use crate::verdict::Verdict;
+use crate::world::World;
+
+/// How long faults are drawn, unless the environment says otherwise.
+const SECONDS: u64 = 60;
+
+/// Before the first fault.
+const CALM: Duration = Duration::from_secs(5);
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable}={text} is not a number")),
+    )
+}
+
+// One thread, for the kernel ends what a thread has started when the thread ends.
+#[tokio::test]
+async fn nothing_is_lost_invented_or_out_of_order() {
+    let seed = number("OUTBOX_TORTURE_SEED").unwrap_or_else(rand::random);
+    let seconds = number("OUTBOX_TORTURE_SECONDS").unwrap_or(SECONDS);
+    report!("torture: OUTBOX_TORTURE_SEED={seed} OUTBOX_TORTURE_SECONDS={seconds}");
+    let mut world = World::build().await;
+    let writers = world.write(seed).await;
+    tokio::time::sleep(CALM).await;
+    let chronicle = Torment::new(seed, Duration::from_secs(seconds))
+        .inflict(&mut world)
+        .await;
+    let record = world.calm(writers).await;
+    let verdict = Verdict::of(&mut world, &record, &chronicle).await;
+    report!("{verdict}");
+    let faults = verdict.faults();
+    assert!(
+        faults.is_empty(),
+        "OUTBOX_TORTURE_SEED={seed}:\n{}",
+        faults.join("\n")
+    );
+}

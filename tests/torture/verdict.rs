@@ -1,0 +1,155 @@
+//! What came of it: the record against what each broker holds.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use uuid::Uuid;
+
+use crate::chronicle::Chronicle;
+use crate::support::checker::{Figures, compare};
+use crate::support::stream::Delivery;
+use crate::support::writers::Record;
+use crate::world::World;
+
+/// What a relay may grow to in a debug build, in MiB.
+const MAX_MEMORY: u64 = 400;
+
+/// The most that one fault may repeat at a sink: what was in flight (`max_in_flight`), and what was acknowledged since
+/// a flush was last stored, which waits while the database is away as the sink's confirms of that time do.
+const REPEATED_PER_FAULT: usize = 3 * 1_024;
+
+pub(crate) struct Verdict {
+    sinks: BTreeMap<&'static str, Result<Sink, Vec<String>>>,
+    counts: BTreeMap<(&'static str, &'static str), usize>,
+    /// The most that a relay which is still there had in memory, in MiB.
+    memory: u64,
+    dead_letters: i64,
+}
+
+/// What a sink came to.
+struct Sink {
+    figures: Figures,
+    /// Duplicates before the first fault.
+    unprovoked: usize,
+    /// From the end of each fault until something committed after it has arrived; none of a broker that doesn't say
+    /// when it took a message.
+    recovery: Vec<Duration>,
+}
+
+impl Verdict {
+    pub(crate) async fn of(world: &mut World, record: &Record, chronicle: &Chronicle) -> Self {
+        let deliveries = world.deliveries().await;
+        let sinks = deliveries
+            .into_iter()
+            .map(|(name, deliveries)| (name, Sink::judge(record, &deliveries, chronicle)))
+            .collect();
+        let dead = "SELECT count(*) FROM outbox_dead_letter";
+        Self {
+            sinks,
+            counts: chronicle.counts(),
+            memory: world.relays.memory(),
+            dead_letters: world.database.value(dead).await,
+        }
+    }
+
+    /// A sentence for each promise that was broken.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let disturbances: usize = self.counts.values().sum();
+        for (name, sink) in &self.sinks {
+            match sink {
+                Err(broken) => faults.extend(broken.iter().map(|fault| format!("{name}: {fault}"))),
+                Ok(sink) => {
+                    if sink.unprovoked > 0 {
+                        let count = sink.unprovoked;
+                        faults.push(format!("{name}: {count} duplicates before any fault"));
+                    }
+                    let repeated = sink.figures.duplicates;
+                    if repeated > disturbances * REPEATED_PER_FAULT {
+                        faults.push(format!("{name}: {repeated} duplicates"));
+                    }
+                }
+            }
+        }
+        if self.dead_letters > 0 {
+            let count = self.dead_letters;
+            faults.push(format!("outages became {count} dead letters"));
+        }
+        if self.memory > MAX_MEMORY {
+            faults.push(format!("a relay took {} MiB", self.memory));
+        }
+        faults
+    }
+}
+
+impl Sink {
+    fn judge(
+        record: &Record,
+        deliveries: &[Delivery],
+        chronicle: &Chronicle,
+    ) -> Result<Self, Vec<String>> {
+        let figures = compare(record, deliveries)?;
+        let faults = chronicle.faults();
+        let first_fault = faults.iter().map(|fault| fault.began).min();
+        let mut seen = HashSet::new();
+        let unprovoked = deliveries
+            .iter()
+            .filter(|delivery| first_fault.is_none_or(|began| delivery.at < began))
+            .filter(|delivery| !seen.insert(delivery.id))
+            .count();
+        let timed = deliveries
+            .iter()
+            .any(|delivery| delivery.at > SystemTime::UNIX_EPOCH);
+        let mut recovery: Vec<Duration> = faults
+            .iter()
+            .filter(|_| timed)
+            .filter_map(|fault| recovery(record, deliveries, fault.ended))
+            .collect();
+        recovery.sort_unstable();
+        Ok(Self {
+            figures,
+            unprovoked,
+            recovery,
+        })
+    }
+}
+
+/// How long after `ended` the first of the events that were committed later arrived.
+fn recovery(record: &Record, deliveries: &[Delivery], ended: SystemTime) -> Option<Duration> {
+    let is_later = |id: &Uuid| {
+        let written = record.committed.get(id);
+        written.is_some_and(|written| written.committed_at > ended)
+    };
+    let arrivals = deliveries.iter().filter(|delivery| is_later(&delivery.id));
+    let first = arrivals.map(|delivery| delivery.at).min()?;
+    Some(first.duration_since(ended).unwrap_or_default())
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for ((victim, name), count) in &self.counts {
+            writeln!(f, "  {count:>3} × {victim}: {name}")?;
+        }
+        writeln!(f, "  relay's memory: {} MiB at most", self.memory)?;
+        for (name, sink) in &self.sinks {
+            match sink {
+                Err(faults) => writeln!(f, "  {name}: {}", faults.join("; "))?,
+                Ok(sink) => {
+                    writeln!(f, "  {name}: {}", sink.figures)?;
+                    if let [.., worst] = sink.recovery[..] {
+                        let at =
+                            |share: usize| sink.recovery[(sink.recovery.len() - 1) * share / 100];
+                        writeln!(
+                            f,
+                            "  {name}: recovered after p50 {:.1?}, p99 {:.1?}, at most {worst:.1?}",
+                            at(50),
+                            at(99),
+                        )?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

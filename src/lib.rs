@@ -46,6 +46,7 @@ pub mod metrics;
 pub mod pipeline;
 pub mod relay;
 pub mod route;
+mod sabotage;
 pub mod sink;
 pub mod source;
 pub mod status;

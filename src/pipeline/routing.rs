@@ -66,6 +66,8 @@ impl<S> Layer<S> for RoutingLayer {
 impl Rules {
     /// The message for this sink; `None` if it doesn't take the event.
     fn message(&self, event: Arc<Event>) -> Result<Option<Message>, PublishError> {
+        #[cfg(feature = "sabotage")]
+        let event = sabotaged(event);
         let destination = match self.router.resolve(&event)? {
             Resolution::Send(destination) => destination,
             Resolution::Skip => return Ok(None),
@@ -78,6 +80,18 @@ impl Rules {
             event,
         }))
     }
+}
+
+/// Another id from the second attempt on.
+#[cfg(feature = "sabotage")]
+fn sabotaged(event: Arc<Event>) -> Arc<Event> {
+    use crate::sabotage::{Sabotage, is_on, other_time};
+    if !is_on(Sabotage::FreshIds) || !other_time(event.id) {
+        return event;
+    }
+    let mut event = Event::clone(&event);
+    event.id = uuid::Uuid::new_v4();
+    Arc::new(event)
 }
 
 impl<S> Service<Arc<Event>> for Routing<S>

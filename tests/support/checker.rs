@@ -69,6 +69,9 @@ pub(crate) fn compare(record: &Record, deliveries: &[Delivery]) -> Result<Figure
     let mut latencies = Vec::new();
     for delivery in deliveries {
         let Some(written) = record.committed.get(&delivery.id) else {
+            if record.taken_back.contains(&delivery.id) {
+                continue;
+            }
             phantoms.push(format!("{} at {}", delivery.id, delivery.place));
             continue;
         };
@@ -117,12 +120,16 @@ pub(crate) fn compare(record: &Record, deliveries: &[Delivery]) -> Result<Figure
         return Err(faults);
     }
     latencies.sort_unstable();
+    let delivered = deliveries
+        .iter()
+        .filter(|delivery| first.contains_key(&delivery.id))
+        .count();
     Ok(Figures {
         committed: record.committed.len(),
         rolled_back: record.rolled_back.len(),
         transactions: record.transactions,
-        delivered: deliveries.len(),
-        duplicates: deliveries.len() - first.len(),
+        delivered,
+        duplicates: delivered - first.len(),
         median: latencies
             .get(latencies.len() / 2)
             .copied()

@@ -93,10 +93,16 @@ pub(crate) struct Relay {
 impl Relay {
     /// Starts it with an admin port of its own.
     pub(crate) fn start(settings: &Settings) -> Self {
+        Self::start_with(settings, &[])
+    }
+
+    /// The same with these variables.
+    pub(crate) fn start_with(settings: &Settings, environment: &[(&str, &str)]) -> Self {
         let folder = TemporaryFolder::new("relay");
         let admin = port::free();
         let file = folder.write(FILE, with_admin(settings, admin));
         let mut command = program();
+        command.envs(environment.iter().copied());
         command.arg("--config").arg(file);
         Self::launch(command, admin, folder)
     }

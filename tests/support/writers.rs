@@ -67,6 +67,8 @@ pub(crate) struct Record {
     pub(crate) rolled_back: HashSet<Uuid>,
     /// The connection broke during the commit: only the database knows.
     pub(crate) unknown: HashMap<Uuid, Written>,
+    /// A fail-over to a replica that was behind took the commit back: it may have been delivered before.
+    pub(crate) taken_back: HashSet<Uuid>,
     pub(crate) transactions: u64,
 }
 
@@ -76,14 +78,27 @@ impl Record {
         self.committed.keys().copied().collect()
     }
 
+    /// After a fail-over to a replica that was behind: what it doesn't have was taken back. It must have all rows that
+    /// it ever had.
+    #[allow(dead_code, reason = "for the torture test")]
+    pub(crate) async fn take_back(&mut self, database: &Database) {
+        let rows = rows(database).await;
+        let known: Vec<Uuid> = self.committed.keys().copied().collect();
+        let unknown: Vec<Uuid> = self.unknown.keys().copied().collect();
+        for id in unknown
+            .into_iter()
+            .chain(known)
+            .filter(|id| !rows.contains(id))
+        {
+            self.taken_back.insert(id);
+        }
+        self.committed.retain(|id, _| rows.contains(id));
+        self.unknown.retain(|id, _| rows.contains(id));
+    }
+
     /// Asks the database about what is unknown. It must still have all rows.
     pub(crate) async fn settle(&mut self, database: &Database) {
-        let mut connection = database.connect().await;
-        let rows: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM outbox")
-            .fetch_all(&mut connection)
-            .await
-            .expect("read the outbox");
-        let rows: HashSet<Uuid> = rows.into_iter().collect();
+        let rows = rows(database).await;
         for (id, written) in self.unknown.drain() {
             if rows.contains(&id) {
                 self.committed.insert(id, written);
@@ -92,6 +107,16 @@ impl Record {
             }
         }
     }
+}
+
+/// The ids of all events that are in the table.
+async fn rows(database: &Database) -> HashSet<Uuid> {
+    let mut connection = database.connect().await;
+    let rows: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM outbox")
+        .fetch_all(&mut connection)
+        .await
+        .expect("read the outbox");
+    rows.into_iter().collect()
 }
 
 /// Writers at work.

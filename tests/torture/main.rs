@@ -11,6 +11,8 @@
 mod support;
 
 mod chronicle;
+#[cfg(feature = "sabotage")]
+mod controls;
 mod torment;
 mod verdict;
 mod world;
@@ -20,7 +22,7 @@ use std::time::Duration;
 use crate::support::report::report;
 use crate::torment::Torment;
 use crate::verdict::Verdict;
-use crate::world::World;
+use crate::world::{Brokers, World};
 
 /// How long faults are drawn, unless the environment says otherwise.
 const SECONDS: u64 = 60;
@@ -42,12 +44,11 @@ async fn nothing_is_lost_invented_or_out_of_order() {
     let seed = number("OUTBOX_TORTURE_SEED").unwrap_or_else(rand::random);
     let seconds = number("OUTBOX_TORTURE_SECONDS").unwrap_or(SECONDS);
     report!("torture: OUTBOX_TORTURE_SEED={seed} OUTBOX_TORTURE_SECONDS={seconds}");
-    let mut world = World::build().await;
+    let mut world = World::build(Brokers::All, "").await;
     let writers = world.write(seed).await;
     tokio::time::sleep(CALM).await;
-    let chronicle = Torment::new(seed, Duration::from_secs(seconds))
-        .inflict(&mut world)
-        .await;
+    let torment = Torment::new(seed, Duration::from_secs(seconds));
+    let chronicle = Box::pin(torment.inflict(&mut world)).await;
     let record = world.calm(writers).await;
     let verdict = Verdict::of(&mut world, &record, &chronicle).await;
     report!("{verdict}");

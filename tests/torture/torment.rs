@@ -9,10 +9,9 @@ use sqlx::{Connection, Executor};
 
 use crate::chronicle::Chronicle;
 use crate::support::database::{TEST_APPLICATION, connect};
-use crate::support::postgres::Stop;
+use crate::support::postgres::{PrivatePostgres, Stop};
 use crate::support::process::Signal;
 use crate::support::proxy::{Proxy, Weather};
-use crate::support::relay::Relay;
 use crate::world::{Kafka, Nats, Postgres, Rabbitmq, Relays, World};
 
 /// Fewer connections than the server has left for others.
@@ -48,7 +47,7 @@ impl Torment {
             self.relays(relays),
             self.postgres(postgres),
             self.nats(nats),
-            self.rabbitmq(rabbitmq),
+            self.rabbitmq(rabbitmq.as_mut()),
             self.kafka(kafka.as_mut()),
         );
         self.chronicle
@@ -103,7 +102,7 @@ impl Torment {
                     let pause = draws.time(2.0, 8.0);
                     self.chronicle
                         .note("relay", "a third one races", async {
-                            let third = Relay::start(&relays.settings);
+                            let third = relays.another();
                             tokio::time::sleep(pause).await;
                             third.kill().await;
                         })
@@ -157,7 +156,7 @@ impl Torment {
                 network,
                 url,
             } = &mut *postgres;
-            match draws.random.random_range(0..6) {
+            match draws.random.random_range(0..7) {
                 0 => {
                     let stops = [Stop::Fast, Stop::Immediate, Stop::Kill];
                     let how = *stops.choose(&mut draws.random).expect("some");
@@ -203,6 +202,16 @@ impl Torment {
                         .note("PostgreSQL", "no connections left", exhaust(url, pause))
                         .await;
                 }
+                5 => {
+                    let (behind, down) = (draws.time(0.1, 1.0), draws.time(0.0, 1.0));
+                    self.chronicle
+                        .note(
+                            "PostgreSQL",
+                            "fail-over to a replica that is behind",
+                            fail_over(server, behind, down),
+                        )
+                        .await;
+                }
                 _ => self.weather("PostgreSQL", network, &mut draws).await,
             }
         }
@@ -233,12 +242,15 @@ impl Torment {
         }
     }
 
-    async fn rabbitmq(&self, rabbitmq: &mut Rabbitmq) {
+    async fn rabbitmq(&self, rabbitmq: Option<&mut Rabbitmq>) {
+        let Some(Rabbitmq {
+            server, network, ..
+        }) = rabbitmq
+        else {
+            return;
+        };
         let mut draws = self.draws(4);
         while draws.rest().await {
-            let Rabbitmq {
-                server, network, ..
-            } = &mut *rabbitmq;
             match draws.random.random_range(0..4) {
                 0 => {
                     let pause = draws.time(0.0, 4.0);
@@ -327,6 +339,20 @@ async fn freeze(signal: impl Fn(Signal), pause: Duration) {
     signal(Signal::Stop);
     tokio::time::sleep(pause).await;
     signal(Signal::Continue);
+}
+
+/// The server dies, and its replica, which had stopped to follow a while before, takes its place.
+pub(crate) async fn fail_over(server: &mut PrivatePostgres, behind: Duration, down: Duration) {
+    let mut replica = server.replica().await;
+    replica.stop(Stop::Fast).await;
+    tokio::time::sleep(behind).await;
+    server.stop(Stop::Kill).await;
+    tokio::time::sleep(down).await;
+    replica.move_to(server.port);
+    // Without its primary: it must not wait for it.
+    replica.start_again().await;
+    replica.promote().await;
+    *server = replica;
 }
 
 /// Executes a statement in a transaction that stays open. Nothing happens if no connection is to be had.

@@ -1,6 +1,6 @@
 //! What came of it: the record against what each broker holds.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -25,6 +25,12 @@ pub(crate) struct Verdict {
     /// The most that a relay which is still there had in memory, in MiB.
     memory: u64,
     dead_letters: i64,
+    /// Events that JetStream was to get again and did not.
+    not_replayed: usize,
+    /// Events that the stored ledgers still lack.
+    unsettled: i64,
+    /// How often a stored ledger lost something that it had.
+    forgotten: i64,
 }
 
 /// What a sink came to.
@@ -40,6 +46,15 @@ struct Sink {
 impl Verdict {
     pub(crate) async fn of(world: &mut World, record: &Record, chronicle: &Chronicle) -> Self {
         let deliveries = world.deliveries().await;
+        let not_replayed = deliveries["jetstream"]
+            .iter()
+            .fold(twice(&world.replayed), |mut missing, delivery| {
+                missing.entry(delivery.id).and_modify(|times| *times -= 1);
+                missing
+            })
+            .into_values()
+            .filter(|times| *times > 0)
+            .count();
         let sinks = deliveries
             .into_iter()
             .map(|(name, deliveries)| (name, Sink::judge(record, &deliveries, chronicle)))
@@ -50,6 +65,9 @@ impl Verdict {
             counts: chronicle.counts(),
             memory: world.relays.memory(),
             dead_letters: world.database.value(dead).await,
+            not_replayed,
+            unsettled: world.unsettled().await,
+            forgotten: world.database.value("SELECT count(*) FROM forgotten").await,
         }
     }
 
@@ -72,6 +90,18 @@ impl Verdict {
                 }
             }
         }
+        if self.unsettled > 0 {
+            let count = self.unsettled;
+            faults.push(format!("the ledgers still lack {count} events"));
+        }
+        if self.not_replayed > 0 {
+            let count = self.not_replayed;
+            faults.push(format!("{count} events were not sent again"));
+        }
+        if self.forgotten > 0 {
+            let count = self.forgotten;
+            faults.push(format!("a stored ledger forgot {count} times what it had"));
+        }
         if self.dead_letters > 0 {
             let count = self.dead_letters;
             faults.push(format!("outages became {count} dead letters"));
@@ -92,15 +122,15 @@ impl Sink {
         let figures = compare(record, deliveries)?;
         let faults = chronicle.faults();
         let first_fault = faults.iter().map(|fault| fault.began).min();
-        let mut seen = HashSet::new();
-        let unprovoked = deliveries
-            .iter()
-            .filter(|delivery| first_fault.is_none_or(|began| delivery.at < began))
-            .filter(|delivery| !seen.insert(delivery.id))
-            .count();
         let timed = deliveries
             .iter()
             .any(|delivery| delivery.at > SystemTime::UNIX_EPOCH);
+        let mut seen = HashSet::new();
+        let unprovoked = deliveries
+            .iter()
+            .filter(|delivery| timed && first_fault.is_none_or(|began| delivery.at < began))
+            .filter(|delivery| !seen.insert(delivery.id))
+            .count();
         let mut recovery: Vec<Duration> = faults
             .iter()
             .filter(|_| timed)
@@ -113,6 +143,11 @@ impl Sink {
             recovery,
         })
     }
+}
+
+/// How often each of these must be delivered.
+fn twice(replayed: &[Uuid]) -> HashMap<Uuid, i32> {
+    replayed.iter().map(|id| (*id, 2)).collect()
 }
 
 /// How long after `ended` the first of the events that were committed later arrived.

@@ -1,16 +1,17 @@
 //! What is tortured: a database, brokers behind bad networks, relays, and the writers who know the truth.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
 
 use crate::support::database::Database;
-use crate::support::eventually::eventually;
 use crate::support::kafka::{PrivateKafka, Topic};
 use crate::support::nats::PrivateNats;
 use crate::support::postgres::PrivatePostgres;
 use crate::support::private_rabbitmq::PrivateRabbitmq;
 use crate::support::process::Signal;
-use crate::support::proxy::{Proxy, Weather};
+use crate::support::proxy::Proxy;
 use crate::support::rabbitmq::{self, unique};
 use crate::support::relay::{Relay, migrate};
 use crate::support::settings::Settings;
@@ -20,6 +21,13 @@ use crate::support::writers::{Load, Record, Writers};
 /// Until every sink has everything.
 const CONVERGENCE: Duration = Duration::from_secs(90);
 
+/// Takes note of a stored ledger that lacks what it had: only a command may take something out.
+const WATCH: &str = "CREATE TABLE forgotten (sink text); \
+    CREATE FUNCTION note_forgotten() RETURNS trigger LANGUAGE plpgsql AS \
+    $$ BEGIN INSERT INTO forgotten VALUES (OLD.sink); RETURN NEW; END $$; \
+    CREATE TRIGGER note_forgotten BEFORE UPDATE ON outbox_ledger FOR EACH ROW \
+    WHEN (NOT OLD.delivered <@ NEW.delivered) EXECUTE FUNCTION note_forgotten()";
+
 /// How many relays stand by for one another when nothing is wrong.
 const RELAYS: usize = 2;
 
@@ -27,10 +35,24 @@ pub(crate) struct World {
     pub(crate) database: Database,
     pub(crate) postgres: Postgres,
     pub(crate) nats: Nats,
-    pub(crate) rabbitmq: Rabbitmq,
+    pub(crate) rabbitmq: Option<Rabbitmq>,
     /// Not where only a mock can be had, which has no process to torture.
     pub(crate) kafka: Option<Kafka>,
     pub(crate) relays: Relays,
+    /// Until every sink must have everything.
+    pub(crate) patience: Duration,
+    /// What was taken out of the ledger of `jetstream`: it must come again.
+    pub(crate) replayed: Vec<Uuid>,
+}
+
+/// Who is there beside PostgreSQL and NATS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Brokers {
+    All,
+    #[cfg_attr(not(feature = "sabotage"), allow(dead_code))]
+    Rabbitmq,
+    #[cfg_attr(not(feature = "sabotage"), allow(dead_code))]
+    None,
 }
 
 pub(crate) struct Postgres {
@@ -61,10 +83,12 @@ pub(crate) struct Kafka {
 pub(crate) struct Relays {
     pub(crate) settings: Settings,
     pub(crate) running: Vec<Relay>,
+    /// What they do wrong, if this is to be noticed.
+    sabotage: &'static str,
 }
 
 impl World {
-    pub(crate) async fn build() -> Self {
+    pub(crate) async fn build(brokers: Brokers, sabotage: &'static str) -> Self {
         let server = PrivatePostgres::start(&[]).await;
         let database = Database::fresh_on(&server.url()).await;
         let network = Proxy::before(&format!("127.0.0.1:{}", server.port)).await;
@@ -79,32 +103,37 @@ impl World {
             stream: Stream::create_forgetful(&server.url()).await,
             server,
         };
-        let server = PrivateRabbitmq::start("").await;
-        let rabbitmq = Rabbitmq {
-            network: Proxy::before(&format!("127.0.0.1:{}", server.port)).await,
-            queue: unique("torture"),
-            server,
+        let rabbitmq = match brokers {
+            Brokers::None => None,
+            _ => Some(Rabbitmq::start().await),
         };
-        let kafka = match PrivateKafka::start().await {
-            Some(server) => {
-                let topic = Topic::named(&server.address(), 4);
-                topic.create(&[]).await;
-                Some(Kafka { server, topic })
-            }
-            None => None,
+        let kafka = match brokers {
+            Brokers::All => Kafka::start().await,
+            _ => None,
         };
-        let settings = settings(&database, &postgres, &nats, &rabbitmq, kafka.as_ref());
+        let settings = settings(
+            &database,
+            &postgres,
+            &nats,
+            rabbitmq.as_ref(),
+            kafka.as_ref(),
+        );
         // Straight: this waits for the command, and the proxy runs on the same thread.
         let straight = settings
             .clone()
             .set("sources.main.url", database.url.as_str());
         migrate(&straight);
+        database.execute(WATCH).await;
         let mut relays = Relays {
             settings,
             running: Vec::new(),
+            sabotage,
         };
         for _ in 0..RELAYS {
-            relays.running.push(Relay::ready(&relays.settings).await);
+            relays.start();
+        }
+        for relay in &mut relays.running {
+            relay.await_ready().await;
         }
         Self {
             database,
@@ -113,6 +142,8 @@ impl World {
             rabbitmq,
             kafka,
             relays,
+            patience: CONVERGENCE,
+            replayed: Vec::new(),
         }
     }
 
@@ -132,48 +163,37 @@ impl World {
 
     /// When all faults are over: ends the writers, and waits until the ledger of every sink has everything.
     pub(crate) async fn calm(&mut self, writers: Writers) -> Record {
-        for network in [
-            &self.postgres.network,
-            &self.nats.network,
-            &self.rabbitmq.network,
-        ] {
-            network.set(Weather::default());
-        }
         let mut record = writers.stop().await;
+        record.take_back(&self.database).await;
         record.settle(&self.database).await;
-        for sink in self.sinks() {
-            let missing = format!(
-                "SELECT count(*) FROM outbox WHERE NOT seq <@ \
-                 (SELECT delivered FROM outbox_ledger WHERE sink = '{sink}')"
-            );
-            let what = format!("the ledger of {sink} has everything");
-            eventually(&what, CONVERGENCE, async || {
-                for relay in &mut self.relays.running {
-                    assert!(relay.exited().is_none(), "a relay ended by itself");
-                }
-                (self.database.value::<i64>(&missing).await == 0).then_some(())
-            })
-            .await;
+        // If they never have, the verdict says what is missing.
+        let end = Instant::now() + self.patience;
+        while self.unsettled().await > 0 && Instant::now() < end {
+            for relay in &mut self.relays.running {
+                assert!(relay.exited().is_none(), "a relay ended by itself");
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
         record
     }
 
-    /// The names of the sinks that are compared with the record.
-    pub(crate) fn sinks(&self) -> Vec<&'static str> {
-        let kafka = self.kafka.is_some().then_some("kafka");
-        ["jetstream", "rabbitmq"].into_iter().chain(kafka).collect()
+    /// Events that the stored ledgers lack, of all sinks together.
+    pub(crate) async fn unsettled(&self) -> i64 {
+        self.database
+            .value(
+                "SELECT count(*) FROM outbox, outbox_ledger \
+                 WHERE sink <> 'extra' AND NOT seq <@ delivered",
+            )
+            .await
     }
 
     /// What each broker holds.
     pub(crate) async fn deliveries(&self) -> BTreeMap<&'static str, Vec<Delivery>> {
-        let broker = rabbitmq::Broker::at(&self.rabbitmq.server.url()).await;
-        let mut all = BTreeMap::from([
-            ("jetstream", self.nats.stream.deliveries().await),
-            (
-                "rabbitmq",
-                rabbitmq::numbered(broker.drain(&self.rabbitmq.queue).await),
-            ),
-        ]);
+        let mut all = BTreeMap::from([("jetstream", self.nats.stream.deliveries().await)]);
+        if let Some(Rabbitmq { server, queue, .. }) = &self.rabbitmq {
+            let broker = rabbitmq::Broker::at(&server.url()).await;
+            all.insert("rabbitmq", rabbitmq::numbered(broker.drain(queue).await));
+        }
         if let Some(kafka) = &self.kafka {
             all.insert("kafka", kafka.topic.deliveries().await);
         }
@@ -184,7 +204,12 @@ impl World {
 impl Relays {
     /// Starts one more, which need not get ready: what it needs may be down.
     pub(crate) fn start(&mut self) {
-        self.running.push(Relay::start(&self.settings));
+        self.running.push(self.another());
+    }
+
+    /// One that is not among those that are to run.
+    pub(crate) fn another(&self) -> Relay {
+        Relay::start_with(&self.settings, &[("OUTBOX_SABOTAGE", self.sabotage)])
     }
 
     /// The most that one of them had in memory, in MiB.
@@ -210,14 +235,50 @@ impl Relays {
     }
 }
 
+impl Rabbitmq {
+    async fn start() -> Self {
+        let server = PrivateRabbitmq::start("").await;
+        Self {
+            network: Proxy::before(&format!("127.0.0.1:{}", server.port)).await,
+            queue: unique("torture"),
+            server,
+        }
+    }
+
+    fn sink(&self, settings: Settings) -> Settings {
+        let url = format!("amqp://127.0.0.1:{}", self.network.port);
+        let queue = self.queue.as_str();
+        settings
+            .set("sinks.rabbitmq.type", "rabbitmq")
+            .set("sinks.rabbitmq.url", url)
+            .set("sinks.rabbitmq.queue", queue)
+            .set("sinks.rabbitmq.declare.queues", queue)
+    }
+}
+
+impl Kafka {
+    async fn start() -> Option<Self> {
+        let server = PrivateKafka::start().await?;
+        let topic = Topic::named(&server.address(), 4);
+        topic.create(&[]).await;
+        Some(Self { server, topic })
+    }
+
+    fn sink(&self, settings: Settings) -> Settings {
+        settings
+            .set("sinks.kafka.type", "kafka")
+            .set("sinks.kafka.brokers", self.server.address())
+            .set("sinks.kafka.topic", self.topic.name.as_str())
+    }
+}
+
 fn settings(
     database: &Database,
     postgres: &Postgres,
     nats: &Nats,
-    rabbitmq: &Rabbitmq,
+    rabbitmq: Option<&Rabbitmq>,
     kafka: Option<&Kafka>,
 ) -> Settings {
-    let amqp = format!("amqp://127.0.0.1:{}", rabbitmq.network.port);
     let settings = Settings::of_url(&database.url_through(postgres.network.port))
         .set("sources.main.mode", "notify")
         .set("sources.main.fallback_interval", "5s")
@@ -229,23 +290,18 @@ fn settings(
         .set(
             "sinks.jetstream.subject",
             nats.stream.subject("{event_type}"),
-        )
-        .set("sinks.rabbitmq.type", "rabbitmq")
-        .set("sinks.rabbitmq.url", amqp)
-        .set("sinks.rabbitmq.queue", rabbitmq.queue.as_str())
-        .set("sinks.rabbitmq.declare.queues", rabbitmq.queue.as_str());
-    let settings = match kafka {
-        Some(kafka) => settings
-            .set("sinks.kafka.type", "kafka")
-            .set("sinks.kafka.brokers", kafka.server.address())
-            .set("sinks.kafka.topic", kafka.topic.name.as_str()),
-        None => settings,
-    };
+        );
+    let mut sinks = vec!["jetstream"];
     let mut patient = settings;
-    for sink in ["jetstream", "rabbitmq", "kafka"] {
-        if sink == "kafka" && kafka.is_none() {
-            continue;
-        }
+    if let Some(rabbitmq) = rabbitmq {
+        patient = rabbitmq.sink(patient);
+        sinks.push("rabbitmq");
+    }
+    if let Some(kafka) = kafka {
+        patient = kafka.sink(patient);
+        sinks.push("kafka");
+    }
+    for sink in sinks {
         patient = patient
             .set(&format!("sinks.{sink}.timeout"), "2s")
             .set(&format!("sinks.{sink}.flush_interval"), "200ms")

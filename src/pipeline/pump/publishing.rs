@@ -13,6 +13,7 @@ use super::stall::Stall;
 use crate::error::{Meaning, PublishError};
 use crate::event::Event;
 use crate::pipeline::Verdict;
+use crate::sabotage::{self, Sabotage};
 use crate::sink::KeyOrder;
 use crate::source::DeadLetter;
 
@@ -86,6 +87,9 @@ impl Pump {
     fn attempt(&mut self, event: Arc<Event>) {
         let number = self.attempts;
         self.attempts += 1;
+        if sabotage::is_on(Sabotage::EarlyLedger) {
+            self.ledger.gone(event.seq);
+        }
         let answer = match self.order {
             KeyOrder::Gated => Either::Left(self.stack.clone().oneshot(Arc::clone(&event))),
             KeyOrder::Kept => Either::Right(self.handed_over(Arc::clone(&event))),

@@ -19,6 +19,7 @@ use super::rows;
 use super::sql::{self, Names};
 use crate::event::Event;
 use crate::ledger::RangeSet;
+use crate::sabotage::{self, Sabotage};
 use crate::source::{Batch, Fetched, LeaseId, Reader, SourceError};
 
 const READ: &str = "cannot read the outbox table";
@@ -163,6 +164,8 @@ impl PostgresReader {
                 self.cursor
             ));
         }
+        #[cfg(feature = "sabotage")]
+        sabotage::read_apart(&mut parts);
         let merged = parts.join(" UNION ALL ");
 
         let rows = format!("SELECT * FROM ({merged}) AS merged ORDER BY seq LIMIT {limit}");
@@ -188,12 +191,16 @@ impl PostgresReader {
     fn facts_sql(&self, ended: &str) -> String {
         format!(
             "SELECT {unchanged} AND pg_relation_filenode(own.sequence)::int8 = {filenode} \
-             AND own.last_value >= {cursor} AS unchanged, {ended} AS ended, own.last_value \
+             AND {not_behind} AS unchanged, {ended} AS ended, own.last_value \
              FROM (SELECT sequence, coalesce(pg_sequence_last_value(sequence), 0) AS last_value \
              FROM (SELECT {sequence} AS sequence OFFSET 0) AS named OFFSET 0) AS own",
             unchanged = self.names.unchanged(&self.lease),
             filenode = self.lease.sequence_filenode,
-            cursor = self.cursor,
+            not_behind = if sabotage::is_on(Sabotage::LongMemory) {
+                "true".to_owned()
+            } else {
+                format!("own.last_value >= {}", self.cursor)
+            },
             sequence = self.names.sequence(),
         )
     }
@@ -218,7 +225,9 @@ impl PostgresReader {
         let more = rows.cut_off || rows.events.len() >= limit;
         for event in &rows.events {
             if event.seq > self.cursor {
-                self.holes.open_range(self.cursor + 1, event.seq, Some(now));
+                if !sabotage::is_on(Sabotage::NoHoles) {
+                    self.holes.open_range(self.cursor + 1, event.seq, Some(now));
+                }
                 self.cursor = event.seq;
             } else {
                 self.holes.shown(event.seq);

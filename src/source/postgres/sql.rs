@@ -11,6 +11,7 @@ use sqlx::postgres::PgRow;
 use super::INCARNATION;
 use crate::config::{Columns, TableName};
 use crate::ledger::RangeSet;
+use crate::sabotage::{self, Sabotage};
 use crate::source::LeaseId;
 
 /// The names of a source's relations and columns, quoted once.
@@ -66,6 +67,9 @@ impl Names {
     /// Whether the server is still the one that granted the lease, and its memory the same: a crash of one
     /// backend makes all of them start anew, which shows in nothing but the emptied unlogged table.
     pub(super) fn unchanged(&self, lease: &LeaseId) -> String {
+        if sabotage::is_on(Sabotage::LongMemory) {
+            return "true".to_owned();
+        }
         format!(
             "({INCARNATION} = {} AND EXISTS (SELECT FROM {}outbox_incarnation WHERE token = '{}'))",
             literal(&lease.incarnation),

@@ -8,6 +8,7 @@ use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::link::{BEGIN, Link, limited};
 use super::sql::{self, Names};
+use crate::sabotage::{self, Sabotage};
 use crate::source::headers::{headers_json, without_nul};
 use crate::source::{DeadLetter, Flush, LeaseId, LedgerStore, SourceError};
 
@@ -32,29 +33,35 @@ impl PostgresLedgerStore {
         format!(
             "UPDATE {schema}outbox_ledger SET delivered = '{delivered}'::int8multirange, \
              closed = '{closed}'::int8multirange, updated_at = now() \
-             WHERE relay = {relay} AND source = {source} AND sink = {sink} AND token = '{token}' \
-             AND {unchanged} RETURNING sink",
+             WHERE relay = {relay} AND source = {source} AND sink = {sink} \
+             AND {fence} RETURNING sink",
             schema = self.names.schema,
             delivered = flush.delivered,
             closed = flush.closed,
             relay = sql::literal(&self.relay),
             source = sql::literal(&self.source),
             sink = sql::literal(&self.sink),
-            token = self.lease.token,
-            unchanged = self.names.unchanged(&self.lease),
+            fence = self.fence(),
         )
+    }
+
+    fn fence(&self) -> String {
+        if sabotage::is_on(Sabotage::NoFence) {
+            return "true".to_owned();
+        }
+        let unchanged = self.names.unchanged(&self.lease);
+        format!("token = '{}' AND {unchanged}", self.lease.token)
     }
 
     fn still_ours_sql(&self) -> String {
         format!(
             "SELECT sink FROM {schema}outbox_ledger WHERE relay = {relay} AND source = {source} AND sink = {sink} \
-             AND token = '{token}' AND {unchanged}",
+             AND {fence}",
             schema = self.names.schema,
             relay = sql::literal(&self.relay),
             source = sql::literal(&self.source),
             sink = sql::literal(&self.sink),
-            token = self.lease.token,
-            unchanged = self.names.unchanged(&self.lease),
+            fence = self.fence(),
         )
     }
 

@@ -25,6 +25,9 @@ pub struct Event {
     pub headers: Vec<(String, String)>,
     /// When the writer's transaction began, by the database's clock.
     pub created_at: DateTime<Utc>,
+    /// Why no message can be made of the row, in words for an operator; what could not be read of it stands above
+    /// as well as it can. Such an event becomes a dead letter. `None` as it should be.
+    pub flaw: Option<String>,
 }
 
 /// A payload as stored, with what its column promises about it.

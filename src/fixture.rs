@@ -20,6 +20,7 @@ pub(crate) fn event() -> Event {
         payload: Payload::Json(Bytes::from_static(br#"{"pick":1}"#)),
         headers: vec![("traceparent".to_owned(), "00-ab-cd-01".to_owned())],
         created_at: DateTime::from_timestamp(1_704_067_200, 0).expect("a valid time"),
+        flaw: None,
     }
 }
 

@@ -273,6 +273,57 @@ async fn a_running_relay_goes_on_with_a_file_that_is_put_in_place() {
 }
 
 #[tokio::test]
+async fn a_row_that_cannot_be_read_is_a_dead_letter_and_holds_up_no_other() {
+    let (_folder, file, settings) = outbox();
+    let mut app = open(&file).await;
+    app.execute(
+        "INSERT INTO outbox (event_type, aggregate_id, payload) VALUES ('A', 'k', '1'), \
+         (CAST(x'ff' AS TEXT), 'k', '2'), ('A', CAST(x'ff' AS TEXT), '3'), ('A', 'k', '4')",
+    )
+    .await
+    .expect("written");
+    let relay = Relay::ready(&settings).await;
+    let letters = async || {
+        let sql = "SELECT seq, reason FROM outbox_dead_letter ORDER BY seq";
+        let mut connection = open(&file).await;
+        let letters: Vec<(i64, String)> = sqlx::query_as(sql)
+            .fetch_all(&mut connection)
+            .await
+            .expect("read");
+        letters
+    };
+    eventually("all are through", Duration::from_secs(60), async || {
+        (relay.stdout().len() == 2 && letters().await.len() == 2).then_some(())
+    })
+    .await;
+    let letters = letters().await;
+    assert_eq!((letters[0].0, letters[1].0), (2, 3), "{letters:?}");
+    assert!(
+        letters[0].1.contains("event_type is not UTF-8"),
+        "{letters:?}"
+    );
+    assert!(
+        letters[1].1.contains("aggregate_id is not UTF-8"),
+        "{letters:?}"
+    );
+    // Mended and retried, it is delivered.
+    app.execute("UPDATE outbox SET event_type = 'A' WHERE seq = 2")
+        .await
+        .expect("mended");
+    let retried = run(&settings, &["dead-letters", "retry", "1"]);
+    assert_eq!(retried.code, Some(0), "{retried:#?}");
+    eventually("it is printed", Duration::from_secs(60), async || {
+        let lines = relay.stdout();
+        lines
+            .iter()
+            .any(|line| line.contains(r#""payload":2"#))
+            .then_some(())
+    })
+    .await;
+    relay.stop().await;
+}
+
+#[tokio::test]
 async fn commands_work_on_a_file() {
     let folder = TemporaryFolder::new("sqlite");
     let settings = Settings::of_file(&folder.path().join("app.db"));

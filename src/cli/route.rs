@@ -114,6 +114,7 @@ fn event(args: &Args) -> Event {
         payload: Payload::Json(Bytes::from_static(b"null")),
         headers: args.headers.clone(),
         created_at: DateTime::default(),
+        flaw: None,
     }
 }
 

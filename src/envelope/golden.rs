@@ -38,6 +38,7 @@ fn event(payload: Payload) -> Event {
             ),
         ],
         created_at: DateTime::from_timestamp_micros(1_704_067_200_120_000).expect("a time"),
+        flaw: None,
     }
 }
 

@@ -68,6 +68,10 @@ impl Rules {
     fn message(&self, event: Arc<Event>) -> Result<Option<Message>, PublishError> {
         #[cfg(feature = "sabotage")]
         let event = sabotaged(event);
+        // Before the routes: its type may be what could not be read.
+        if let Some(flaw) = &event.flaw {
+            return Err(PublishError::invalid(flaw.clone()));
+        }
         let destination = match self.router.resolve(&event)? {
             Resolution::Send(destination) => destination,
             Resolution::Skip => return Ok(None),

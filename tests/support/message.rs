@@ -21,6 +21,7 @@ pub(crate) fn message(destination: Destination, size: usize) -> Message {
             payload: Payload::Binary(body.clone()),
             headers: Vec::new(),
             created_at: Utc::now(),
+            flaw: None,
         }),
         destination,
         headers: vec![("event_type".into(), "PickMade".into())],

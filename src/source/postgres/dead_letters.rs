@@ -281,5 +281,6 @@ fn event(row: &PgRow) -> Result<Event, sqlx::Error> {
         payload: Payload::of_stored(&payload_type, payload),
         headers: parse_headers(headers.as_bytes()),
         created_at: row.try_get("created_at")?,
+        flaw: None,
     })
 }

@@ -34,6 +34,7 @@ pub(super) fn event(row: &PgRow, payload_type: PayloadType) -> Result<Event, sql
         created_at: micros
             .and_then(DateTime::from_timestamp_micros)
             .unwrap_or_default(),
+        flaw: None,
     })
 }
 

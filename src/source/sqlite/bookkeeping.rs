@@ -116,6 +116,9 @@ impl Sqlite {
         let query = query.bind(&table.incarnation).bind(marked.to_string());
         let query = query.bind(&self.relay).bind(&self.name);
         query.execute(&mut *connection).await?;
+        let sql = "UPDATE outbox_lease SET newest_seq = NULL, newest_id = NULL WHERE relay = ? AND source = ?";
+        let query = sqlx::query(sql).bind(&self.relay).bind(&self.name);
+        query.execute(&mut *connection).await?;
         let sql = "UPDATE outbox_ledger SET delivered = ?, closed = '{}', token = ?, \
              updated_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') WHERE relay = ? AND source = ? RETURNING sink";
         let query = sqlx::query_scalar(sql).bind(delivered.to_string());

@@ -130,7 +130,8 @@ impl Sqlite {
     }
 
     /// Removes letters whose event still has its row, and returns the `seq` of those. A row of another event with
-    /// the same `seq` belongs to a table that has started anew. Rows have their id as text or as 16 bytes.
+    /// the same `seq` belongs to a table that has started anew; where no id could be read, the nil UUID stands for it.
+    /// Rows have their id as text or as 16 bytes.
     async fn remove_with_row(
         &self,
         connection: &mut SqliteConnection,
@@ -140,10 +141,11 @@ impl Sqlite {
         let sql = format!(
             "DELETE FROM outbox_dead_letter AS letter WHERE {BY_NAME} \
              AND id IN (SELECT value FROM json_each(?4)) AND EXISTS (SELECT 1 FROM {table} AS event \
-             WHERE event.seq = letter.seq AND replace(letter.event_id, '-', '') = \
+             WHERE event.seq = letter.seq AND (letter.event_id = '{nil}' OR replace(letter.event_id, '-', '') = \
              CASE typeof(event.id) WHEN 'blob' THEN lower(hex(event.id)) \
-             ELSE lower(replace(event.id, '-', '')) END) RETURNING seq",
+             ELSE lower(replace(event.id, '-', '')) END)) RETURNING seq",
             table = self.names.table,
+            nil = Uuid::nil(),
         );
         let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(&self.relay);
         let query = query.bind(&self.name).bind(sink).bind(format!("{ids:?}"));
@@ -250,5 +252,6 @@ fn event(row: &SqliteRow) -> Result<Event, sqlx::Error> {
         created_at: DateTime::parse_from_rfc3339(&created_at)
             .map_err(|_| unreadable("created_at"))?
             .to_utc(),
+        flaw: None,
     })
 }

@@ -1,45 +1,22 @@
 //! The lease: who is the active relay for a source.
 //!
 //! A row with an end by the database's clock. Its token fences off everybody before: whoever acquires stamps it on
-//! every ledger of the source before reading them, and every flush names it.
+//! every ledger of the source before reading them ([`acquisition`](super::acquisition)), and every flush names it.
 
-use std::collections::BTreeSet;
-
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{AssertSqlSafe, Executor as _, Row as _};
+use sqlx::{AssertSqlSafe, Executor as _};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Sqlite;
+use super::acquisition::{Acquisition, Obstacle};
+use super::holding::{Evidence, Holding};
 use super::link::limited;
-use super::settle::Record;
-use super::sql::{NOW_MILLIS, ranges};
-use super::table::Table;
-use crate::config;
-use crate::ledger::RangeSet;
-use crate::source::{Grant, LEASE_TTL, LeaseId, SinkStart, SourceError, StoredLedger};
+use super::sql::NOW_MILLIS;
+use crate::source::{Grant, LEASE_TTL, LeaseId, SinkStart, SourceError};
 
 const ACQUIRE: &str = "cannot acquire the lease";
 const RENEW: &str = "cannot renew the lease";
 const RELEASE: &str = "cannot release the lease";
-const JOIN: &str = "cannot store the ledger of a sink that joins";
-const RECLAIM: &str = "cannot read the ledger";
-
-/// Why an acquisition was rolled back.
-enum Obstacle {
-    /// Another relay holds the lease.
-    Held,
-    /// Nothing can be promised.
-    Refused(String),
-}
-
-/// One attempt to take the lease, inside its transaction.
-struct Acquisition<'a> {
-    source: &'a Sqlite,
-    connection: &'a mut SqliteConnection,
-    token: Uuid,
-    sequence_filenode: i64,
-}
 
 impl Sqlite {
     pub(super) async fn try_acquire(
@@ -54,6 +31,7 @@ impl Sqlite {
             token: Uuid::new_v4(),
             sequence_filenode: connected.file.number(),
             connection: &mut connected.connection,
+            evidence: Evidence::default(),
         };
         let outcome = limited(ACQUIRE, async {
             // A standby asks every second: it must not take the writers' lock for that.
@@ -71,9 +49,18 @@ impl Sqlite {
             Ok(outcome)
         })
         .await?;
+        let evidence = acquisition.evidence;
         link.give_back(connected);
         match outcome {
-            Ok(grant) => Ok(Some(grant)),
+            Ok(grant) => {
+                self.hold(Holding::new(
+                    &self.names,
+                    (&self.relay, &self.name),
+                    &grant.lease,
+                    evidence,
+                ));
+                Ok(Some(grant))
+            }
             Err(Obstacle::Held) => Ok(None),
             Err(Obstacle::Refused(reason)) => Err(SourceError::Refused(reason)),
         }
@@ -81,10 +68,11 @@ impl Sqlite {
 
     pub(super) async fn try_renew(&self, lease: &LeaseId) -> Result<bool, SourceError> {
         let sql = format!(
-            "UPDATE outbox_lease SET expires_at = {NOW_MILLIS} + ? WHERE relay = ? AND source = ? \
-             AND token = ? AND EXISTS \
-             (SELECT 1 FROM outbox_incarnation WHERE table_name = ? AND incarnation = ?)"
+            "UPDATE outbox_lease SET expires_at = {NOW_MILLIS} + ?, changes = changes + 1 \
+             WHERE relay = ? AND source = ? AND token = ? AND changes >= ? AND EXISTS \
+             (SELECT 1 FROM outbox_incarnation WHERE table_name = ? AND incarnation = ?) RETURNING changes"
         );
+        let holding = self.holding(lease);
         let mut link = self.link.lock().await;
         let mut connected = match link.checkout(RENEW).await {
             Err(SourceError::Changed) => return Ok(false),
@@ -93,13 +81,18 @@ impl Sqlite {
         if connected.file.number() != lease.sequence_filenode {
             return Ok(false);
         }
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(ttl_millis());
+        let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(ttl_millis());
         let query = query.bind(&self.relay).bind(&self.name);
-        let query = query.bind(lease.token.to_string()).bind(&self.names.plain);
-        let query = query.bind(&lease.incarnation);
-        let updated = limited(RENEW, query.execute(&mut connected.connection)).await?;
+        let query = query.bind(lease.token.to_string());
+        let query = query.bind(holding.evidence().changes);
+        let query = query.bind(&self.names.plain).bind(&lease.incarnation);
+        let renewed = query.fetch_optional(&mut connected.connection);
+        let renewed: Option<i64> = limited(RENEW, renewed).await?;
         link.give_back(connected);
-        Ok(updated.rows_affected() > 0)
+        if let Some(changes) = renewed {
+            holding.raised(changes);
+        }
+        Ok(renewed.is_some())
     }
 
     pub(super) async fn try_release(&self, lease: &LeaseId) -> Result<(), SourceError> {
@@ -114,295 +107,9 @@ impl Sqlite {
         link.close().await;
         Ok(())
     }
-
-    pub(super) async fn try_join(
-        &self,
-        lease: &LeaseId,
-        sink: &SinkStart,
-    ) -> Result<Option<StoredLedger>, SourceError> {
-        // It mostly has one: it ran until now, with other settings.
-        if let Some(ledger) = self.try_reclaim(lease, &sink.sink).await? {
-            return Ok(Some(ledger));
-        }
-        let mut link = self.link.lock().await;
-        let mut connected = link.checkout(JOIN).await?;
-        let mut acquisition = Acquisition {
-            source: self,
-            token: lease.token,
-            sequence_filenode: connected.file.number(),
-            connection: &mut connected.connection,
-        };
-        let refusal = limited(JOIN, async {
-            acquisition.connection.execute("BEGIN IMMEDIATE").await?;
-            let mut refusal = None;
-            if acquisition.still_holds(lease).await? {
-                let table = Table::now(acquisition.connection, &self.names).await?;
-                let table = table.ok_or(sqlx::Error::RowNotFound)?;
-                refusal = acquisition
-                    .store_missing(std::slice::from_ref(sink), &table)
-                    .await?;
-            }
-            acquisition.connection.execute("COMMIT").await?;
-            Ok(refusal)
-        })
-        .await?;
-        link.give_back(connected);
-        drop(link);
-        match refusal {
-            None => self.try_reclaim(lease, &sink.sink).await,
-            Some(reason) => Err(SourceError::Refused(reason)),
-        }
-    }
-
-    pub(super) async fn try_reclaim(
-        &self,
-        lease: &LeaseId,
-        sink: &str,
-    ) -> Result<Option<StoredLedger>, SourceError> {
-        // One statement, and nobody else writes meanwhile.
-        let sql = "UPDATE outbox_ledger SET token = ?1 WHERE relay = ?2 AND source = ?3 AND sink = ?4 \
-             AND EXISTS (SELECT 1 FROM outbox_lease WHERE relay = ?2 AND source = ?3 AND token = ?1) \
-             AND EXISTS (SELECT 1 FROM outbox_incarnation WHERE table_name = ?5 AND incarnation = ?6) \
-             RETURNING sink, delivered, closed";
-        let mut link = self.link.lock().await;
-        let mut connected = link.checkout(RECLAIM).await?;
-        if connected.file.number() != lease.sequence_filenode {
-            return Ok(None);
-        }
-        let query = sqlx::query(sql).bind(lease.token.to_string());
-        let query = query.bind(&self.relay).bind(&self.name).bind(sink);
-        let query = query.bind(&self.names.plain).bind(&lease.incarnation);
-        let reclaimed = limited(RECLAIM, async {
-            let rows = query.fetch_all(&mut connected.connection).await?;
-            rows.first().map(stored_ledger).transpose()
-        })
-        .await?;
-        link.give_back(connected);
-        Ok(reclaimed)
-    }
-
-    /// What a new ledger counts as delivered: everything below its first event, for nothing comes late here.
-    pub(super) async fn delivered_at_start(
-        &self,
-        connection: &mut SqliteConnection,
-        start: config::Start,
-        table: &Table,
-    ) -> Result<RangeSet, sqlx::Error> {
-        let first = match start {
-            config::Start::Earliest => 1,
-            config::Start::Latest => table.last_value + 1,
-            config::Start::Unsettled => {
-                let sql = format!(
-                    "SELECT min(seq) FROM {} WHERE sent_at IS NULL",
-                    self.names.table
-                );
-                let oldest = sqlx::query_scalar::<_, Option<i64>>(AssertSqlSafe(sql));
-                let oldest = oldest.fetch_one(connection).await?;
-                oldest.unwrap_or(table.last_value + 1)
-            }
-        };
-        Ok(std::iter::once((1, first)).collect())
-    }
 }
 
-impl Acquisition<'_> {
-    /// Whether another relay has the lease, as far as a look can tell.
-    async fn is_held(&mut self) -> Result<bool, sqlx::Error> {
-        let sql = format!(
-            "SELECT EXISTS (SELECT 1 FROM outbox_lease WHERE relay = ? AND source = ? \
-             AND owner <> ? AND expires_at >= {NOW_MILLIS})"
-        );
-        let query = sqlx::query_scalar(AssertSqlSafe(sql));
-        let query = query.bind(&self.source.relay).bind(&self.source.name);
-        let query = query.bind(&self.source.owner);
-        query.fetch_one(&mut *self.connection).await
-    }
-
-    /// Whether the lease, the table and the file are still the ones given. Nobody else writes meanwhile.
-    async fn still_holds(&mut self, lease: &LeaseId) -> Result<bool, sqlx::Error> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM outbox_lease WHERE relay = ? AND source = ? AND token = ?) \
-             AND EXISTS (SELECT 1 FROM outbox_incarnation WHERE table_name = ? AND incarnation = ?)";
-        let query = sqlx::query_scalar(sql).bind(&self.source.relay);
-        let query = query.bind(&self.source.name).bind(lease.token.to_string());
-        let query = query
-            .bind(&self.source.names.plain)
-            .bind(&lease.incarnation);
-        let held: bool = query.fetch_one(&mut *self.connection).await?;
-        Ok(held && self.sequence_filenode == lease.sequence_filenode)
-    }
-
-    async fn run(
-        &mut self,
-        sinks: &[SinkStart],
-        asked_at: Instant,
-    ) -> Result<Result<Grant, Obstacle>, sqlx::Error> {
-        let table = Table::now(self.connection, &self.source.names).await?;
-        let table = table.ok_or(sqlx::Error::RowNotFound)?;
-        if !self.claim(&table).await? {
-            return Ok(Err(Obstacle::Held));
-        }
-        if let Some(reason) = self.guard_identity(&table).await? {
-            return Ok(Err(Obstacle::Refused(reason)));
-        }
-        // A sink that gets no ledger stands for itself alone: it is refused when it joins.
-        self.store_missing(sinks, &table).await?;
-        let stamped = self.stamp().await?;
-        if let Some(reason) = self.guard_sequence(&table, &stamped) {
-            return Ok(Err(Obstacle::Refused(reason)));
-        }
-        let wanted = |ledger: &StoredLedger| sinks.iter().any(|start| start.sink == ledger.sink);
-        let (ledgers, strangers): (Vec<_>, Vec<_>) = stamped.into_iter().partition(wanted);
-        Ok(Ok(Grant {
-            lease: LeaseId {
-                token: self.token,
-                incarnation: table.incarnation,
-                sequence_filenode: self.sequence_filenode,
-            },
-            asked_at,
-            ledgers,
-            strangers: strangers.into_iter().map(|ledger| ledger.sink).collect(),
-        }))
-    }
-
-    /// Claims the lease row if its time is up, or if it is this process's own from a session before.
-    async fn claim(&mut self, table: &Table) -> Result<bool, sqlx::Error> {
-        let sql = format!(
-            "INSERT INTO outbox_lease (relay, source, owner, token, expires_at, incarnation) \
-             VALUES (?, ?, ?, ?, {NOW_MILLIS} + ?, ?) ON CONFLICT (relay, source) DO UPDATE SET \
-             owner = excluded.owner, token = excluded.token, expires_at = excluded.expires_at, \
-             incarnation = excluded.incarnation \
-             WHERE outbox_lease.expires_at < {NOW_MILLIS} OR outbox_lease.owner = excluded.owner"
-        );
-        let query = sqlx::query(AssertSqlSafe(sql));
-        let query = query.bind(&self.source.relay).bind(&self.source.name);
-        let query = query.bind(&self.source.owner).bind(self.token.to_string());
-        let query = query.bind(ttl_millis()).bind(&table.incarnation);
-        let claimed = query.execute(&mut *self.connection).await?;
-        Ok(claimed.rows_affected() > 0)
-    }
-
-    /// Whether the table is the one that the ledgers speak of. In another, new events could count as delivered.
-    async fn guard_identity(&mut self, table: &Table) -> Result<Option<String>, sqlx::Error> {
-        let (relay, source) = (&self.source.relay, &self.source.name);
-        let record = "INSERT OR IGNORE INTO outbox_source (relay, source, table_name, incarnation) \
-             VALUES (?, ?, ?, ?)";
-        let query = sqlx::query(record).bind(relay).bind(source);
-        let query = query
-            .bind(&self.source.names.plain)
-            .bind(&table.incarnation);
-        query.execute(&mut *self.connection).await?;
-        let known =
-            "SELECT table_name, incarnation FROM outbox_source WHERE relay = ? AND source = ?";
-        let query = sqlx::query(known).bind(relay).bind(source);
-        let row = query.fetch_one(&mut *self.connection).await?;
-        let known_table: String = row.try_get("table_name")?;
-        let known_incarnation: String = row.try_get("incarnation")?;
-        let now = &self.source.names.plain;
-        if !known_table.eq_ignore_ascii_case(now) {
-            return Ok(Some(format!(
-                "the ledgers of source {source} speak of the table {known_table}, not of {now}: {}",
-                self.hint()
-            )));
-        }
-        Ok((known_incarnation != table.incarnation).then(|| {
-            format!(
-                "the table {now} was made anew since the ledgers of source {source} were written: {}",
-                self.hint()
-            )
-        }))
-    }
-
-    fn guard_sequence(&self, table: &Table, ledgers: &[StoredLedger]) -> Option<String> {
-        let ends = ledgers.iter().filter_map(|ledger| ledger.delivered.end());
-        let highest = ends.max()? - 1;
-        let last_value = table.last_value;
-        (highest > last_value).then(|| {
-            format!(
-                "the ledgers of source {} reach up to {highest}, but seq has only come to {last_value}: {}",
-                self.source.name,
-                self.hint()
-            )
-        })
-    }
-
-    fn hint(&self) -> String {
-        format!(
-            "new events would count as delivered. Look at the table, then run \
-             `outbox-relay ledger reset --source {}`",
-            self.source.name
-        )
-    }
-
-    /// Stores ledgers for sinks that have none, before their first read. A sink that must say where it starts and
-    /// doesn't gets none: returns what to do about it.
-    async fn store_missing(
-        &mut self,
-        sinks: &[SinkStart],
-        table: &Table,
-    ) -> Result<Option<String>, sqlx::Error> {
-        let (relay, source) = (&self.source.relay, &self.source.name);
-        let stored =
-            sqlx::query_scalar("SELECT sink FROM outbox_ledger WHERE relay = ? AND source = ?");
-        let stored = stored.bind(relay).bind(source);
-        let stored: BTreeSet<String> = stored
-            .fetch_all(&mut *self.connection)
-            .await?
-            .into_iter()
-            .collect();
-        let mut refusal = None;
-        for SinkStart { sink, start } in sinks.iter().filter(|start| !stored.contains(&start.sink))
-        {
-            let start = match start {
-                Some(start) => *start,
-                None if stored.is_empty() => config::Start::Unsettled,
-                None => {
-                    refusal = Some(format!(
-                        "the sink {sink} joins source {source} which has ledgers already: say where it starts \
-                         by sinks.{sink}.start = \"latest\", \"unsettled\" or \"earliest\""
-                    ));
-                    continue;
-                }
-            };
-            let delivered = self
-                .source
-                .delivered_at_start(self.connection, start, table);
-            let delivered = delivered.await?;
-            let sql = "INSERT INTO outbox_ledger (relay, source, sink, token, delivered) VALUES (?, ?, ?, ?, ?)";
-            let query = sqlx::query(sql).bind(relay).bind(source).bind(sink);
-            let query = query
-                .bind(self.token.to_string())
-                .bind(delivered.to_string());
-            query.execute(&mut *self.connection).await?;
-            // Nothing but marked rows lies below the oldest row without sent_at.
-            if start == config::Start::Unsettled {
-                let home = (relay.as_str(), source.as_str());
-                Record::Marked
-                    .add(self.connection, home, &delivered)
-                    .await?;
-            }
-        }
-        Ok(refusal)
-    }
-
-    /// Stamps the token on every ledger of the source and only then reads them.
-    async fn stamp(&mut self) -> Result<Vec<StoredLedger>, sqlx::Error> {
-        let sql = "UPDATE outbox_ledger SET token = ? WHERE relay = ? AND source = ? \
-             RETURNING sink, delivered, closed";
-        let query = sqlx::query(sql).bind(self.token.to_string());
-        let query = query.bind(&self.source.relay).bind(&self.source.name);
-        let rows = query.fetch_all(&mut *self.connection).await?;
-        rows.iter().map(stored_ledger).collect()
-    }
-}
-
-fn ttl_millis() -> i64 {
+/// What an acquisition or a renewal adds to the clock.
+pub(super) fn ttl_millis() -> i64 {
     i64::try_from(LEASE_TTL.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn stored_ledger(row: &SqliteRow) -> Result<StoredLedger, sqlx::Error> {
-    Ok(StoredLedger {
-        sink: row.try_get("sink")?,
-        delivered: ranges(row, "delivered")?,
-        closed: ranges(row, "closed")?,
-    })
 }

@@ -151,10 +151,14 @@ pub(super) async fn limited<T>(
         .map_err(|error| failed(action, error))
 }
 
-/// A table that was there at the inspection and is gone belongs to another incarnation.
+/// A table or a column that was there at the inspection and is gone belongs to another incarnation.
 fn failed(action: &'static str, error: sqlx::Error) -> SourceError {
     match &error {
-        sqlx::Error::Database(of) if of.message().starts_with("no such table") => {
+        sqlx::Error::Database(of)
+            if ["no such table", "no such column"]
+                .iter()
+                .any(|what| of.message().starts_with(what)) =>
+        {
             SourceError::Changed
         }
         _ => database(action, error),

@@ -7,20 +7,26 @@ use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::inspect;
 use super::link::{Link, limited};
-use super::sql::{self, Names};
+use super::shape::Shape;
+use super::sql::{self, GUARD, Names};
 use crate::config;
 use crate::source::SourceError;
 
 const MIGRATE: &str = "cannot migrate the tables";
 
 /// The relay's own tables, oldest migration first. A migration that was released never changes.
-const MIGRATIONS: &[(&str, &str)] = &[(
-    "relay",
-    include_str!("../../../migrations/sqlite/0001_relay.sql"),
-)];
+const MIGRATIONS: &[(&str, &str)] = &[
+    (
+        "relay",
+        include_str!("../../../migrations/sqlite/0001_relay.sql"),
+    ),
+    (
+        "holding",
+        include_str!("../../../migrations/sqlite/0002_holding.sql"),
+    ),
+];
 
 const OUTBOX: &str = include_str!("../../../migrations/sqlite/outbox.sql");
-const GUARD: &str = include_str!("../../../migrations/sqlite/guard.sql");
 
 const BOOKKEEPING: &str = "CREATE TABLE IF NOT EXISTS _outbox_relay_migrations (\n    \
     version    INTEGER PRIMARY KEY,\n    name       TEXT NOT NULL,\n    \
@@ -112,7 +118,11 @@ async fn make_missing(
         )));
     }
     let mut done = Vec::new();
-    let is_new = !exists(connection, &names.plain).await?;
+    let shape = Shape::gather(connection, names).await?;
+    let is_new = shape.is_none();
+    if let Some(Err(reason)) = shape.as_ref().map(|shape| shape.check(names)) {
+        return Ok(Err(reason));
+    }
     let mut script = String::new();
     if is_new {
         script.push_str(&names.filled(OUTBOX));
@@ -120,7 +130,10 @@ async fn make_missing(
     } else {
         done.push(format!("{} is there already", names.table));
     }
-    script.push_str(&names.filled(GUARD));
+    if !shape.is_some_and(|shape| shape.is_guarded(names)) {
+        script.push_str(&names.unguard());
+        script.push_str(&names.filled(GUARD));
+    }
     script.push_str(BOOKKEEPING);
     for (version, (name, migration)) in (1..).zip(MIGRATIONS) {
         if version > installed {

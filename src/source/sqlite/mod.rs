@@ -11,14 +11,18 @@
 //!   a look and a write, and everybody's clock is the same machine's.
 //!
 //! The file is in WAL mode, so that reading never holds up a writer. What can change is the file: another may be
-//! put in its place. It is known by a random name inside ([`LeaseId::incarnation`]) and by its inode.
+//! put in its place, or an older copy restored into it. It is known by a random name inside
+//! ([`LeaseId::incarnation`]), by its inode, and by a counter that only goes up (`holding.rs`).
 //!
 //! Writers with `synchronous = NORMAL` can lose their last commits when the machine (not the process) crashes:
 //! such an event may have been published. Those who mind use `FULL`.
 
+mod acquisition;
 mod bookkeeping;
 mod dead_letters;
+mod holding;
 mod inspect;
+mod joining;
 mod lease;
 mod link;
 mod migrate;
@@ -26,6 +30,7 @@ mod overview;
 mod reader;
 mod rows;
 mod settle;
+mod shape;
 mod sql;
 mod store;
 mod table;
@@ -35,12 +40,14 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+use self::holding::{Evidence, Holding};
 use self::link::Link;
 use self::settle::SqliteSettler;
 use self::sql::Names;
@@ -68,6 +75,8 @@ pub struct Sqlite {
     retention: Option<Duration>,
     /// For the lease. Readers and ledger stores have connections of their own.
     link: Mutex<Link>,
+    /// The newest holding of the lease.
+    newest_holding: std::sync::Mutex<Option<Holding>>,
 }
 
 impl Sqlite {
@@ -84,7 +93,31 @@ impl Sqlite {
             after_delivery: source.after_delivery,
             retention: source.retention,
             link: Mutex::new(Link::new(&sqlite.path)),
+            newest_holding: std::sync::Mutex::new(None),
         }
+    }
+
+    /// The lease was taken.
+    fn hold(&self, holding: Holding) {
+        *self.lock_holding() = Some(holding);
+    }
+
+    /// The holding that `lease` names. Nothing is known of one that is over: it is fenced off by its token.
+    fn holding(&self, lease: &LeaseId) -> Holding {
+        let newest = self.lock_holding().clone();
+        newest
+            .filter(|holding| holding.lease == *lease)
+            .unwrap_or_else(|| {
+                let own = (self.relay.as_str(), self.name.as_str());
+                Holding::new(&self.names, own, lease, Evidence::default())
+            })
+    }
+
+    fn lock_holding(&self) -> std::sync::MutexGuard<'_, Option<Holding>> {
+        // Nothing panics while it is held.
+        self.newest_holding
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -132,8 +165,7 @@ impl Source for Sqlite {
     ) -> Result<Box<dyn Reader>, SourceError> {
         Ok(Box::new(reader::SqliteReader::new(
             Link::new(&self.path),
-            self.names.clone(),
-            lease.clone(),
+            self.holding(lease),
             delivered,
             self.poll_interval,
         )))
@@ -166,11 +198,8 @@ impl Source for Sqlite {
     fn ledger_store(&self, lease: &LeaseId, sink: &str) -> Box<dyn LedgerStore> {
         Box::new(store::SqliteLedgerStore {
             link: Link::new(&self.path),
-            names: self.names.clone(),
-            relay: self.relay.clone(),
-            source: self.name.clone(),
+            holding: self.holding(lease),
             sink: sink.to_owned(),
-            lease: lease.clone(),
         })
     }
 }

@@ -8,13 +8,13 @@ use futures::TryStreamExt as _;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Executor as _};
 
+use super::holding::{Holding, Newest};
 use super::link::{Link, limited};
 use super::rows;
 use super::sql::Names;
-use super::table::Table;
 use crate::event::Event;
 use crate::ledger::RangeSet;
-use crate::source::{Batch, Fetched, LeaseId, Reader, SourceError};
+use crate::source::{Batch, Fetched, Reader, SourceError};
 
 const READ: &str = "cannot read the outbox table";
 
@@ -25,8 +25,7 @@ const FIRST_SEQ: i64 = 1;
 #[derive(Debug)]
 pub(super) struct SqliteReader {
     link: Link,
-    names: Names,
-    lease: LeaseId,
+    holding: Holding,
     /// What lies below the end of the ledger that the relay began with, is not in it, and was not read yet.
     gaps: RangeSet,
     /// Everything up to here was read or is in `gaps`.
@@ -47,15 +46,13 @@ struct Rows {
 impl SqliteReader {
     pub(super) fn new(
         link: Link,
-        names: Names,
-        lease: LeaseId,
+        holding: Holding,
         delivered: &RangeSet,
         poll_interval: Duration,
     ) -> Self {
         Self {
             link,
-            names,
-            lease,
+            holding,
             gaps: delivered.gaps_from(FIRST_SEQ),
             cursor: delivered.end().unwrap_or(FIRST_SEQ) - 1,
             poll_interval,
@@ -65,17 +62,18 @@ impl SqliteReader {
     /// Runs one read transaction on the lease's own file and table.
     async fn query(&mut self, wanted: Wanted<'_>, bytes: usize) -> Result<Rows, SourceError> {
         let mut connected = self.link.checkout(READ).await?;
-        if connected.file.number() != self.lease.sequence_filenode {
+        let holding = &self.holding;
+        if connected.file.number() != holding.lease.sequence_filenode {
             return Err(SourceError::Changed);
         }
         let connection = &mut connected.connection;
+        let evidence = holding.evidence();
         let rows = limited(READ, async {
             // One snapshot for everything below. It ends at once: an open one keeps the log from being reused.
             connection.execute("BEGIN").await?;
-            let table = Table::now(connection, &self.names).await?;
             let mut rows = None;
-            if let Some(table) = table.filter(|now| now.incarnation == self.lease.incarnation) {
-                let mut found = wanted.rows(connection, &self.names, bytes).await?;
+            if let Some(table) = holding.table(connection, evidence).await? {
+                let mut found = wanted.rows(connection, &holding.names, bytes).await?;
                 found.last_value = table.last_value;
                 rows = Some(found);
             }
@@ -84,7 +82,12 @@ impl SqliteReader {
         })
         .await?;
         self.link.give_back(connected);
-        rows.ok_or(SourceError::Changed)
+        let rows = rows.ok_or(SourceError::Changed)?;
+        if let Some(event) = rows.events.last() {
+            let (seq, id) = (event.seq, event.id);
+            self.holding.has_read(Newest { seq, id });
+        }
+        Ok(rows)
     }
 
     /// Takes the rows of a read in. A number that has no row in a snapshot which shows, or has drawn, a higher one

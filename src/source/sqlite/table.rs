@@ -1,7 +1,7 @@
 //! The outbox table as it is now, and whether a ledger speaks of it.
 
-use sqlx::Row as _;
 use sqlx::sqlite::SqliteConnection;
+use sqlx::{AssertSqlSafe, Row as _};
 
 use super::sql::Names;
 use crate::ledger::RangeSet;
@@ -10,7 +10,7 @@ use crate::ledger::RangeSet;
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) incarnation: String,
-    /// The highest `seq` that was drawn.
+    /// The highest `seq` that was drawn: the next one is above it.
     pub(super) last_value: i64,
 }
 
@@ -20,10 +20,11 @@ impl Table {
         connection: &mut SqliteConnection,
         names: &Names,
     ) -> Result<Option<Self>, sqlx::Error> {
-        let sql = "SELECT incarnation, coalesce((SELECT seq FROM sqlite_sequence \
-             WHERE name = ?1 COLLATE NOCASE), 0) AS last_value \
-             FROM outbox_incarnation WHERE table_name = ?1";
-        let row = sqlx::query(sql).bind(&names.plain);
+        let sql = format!(
+            "SELECT incarnation, {last_value} AS last_value FROM outbox_incarnation WHERE table_name = ?",
+            last_value = last_value_sql(names),
+        );
+        let row = sqlx::query(AssertSqlSafe(sql)).bind(&names.plain);
         let row = row.fetch_optional(connection).await?;
         row.map(|row| {
             Ok(Self {
@@ -40,4 +41,15 @@ impl Table {
         incarnation == self.incarnation
             && delivered.end().is_none_or(|end| end - 1 <= self.last_value)
     }
+}
+
+/// The highest `seq` that was drawn. `AUTOINCREMENT` goes on behind the highest row, too, if somebody has emptied
+/// `sqlite_sequence`.
+pub(super) fn last_value_sql(names: &Names) -> String {
+    format!(
+        "max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = {name} COLLATE NOCASE), 0), \
+         coalesce((SELECT max(seq) FROM {table}), 0))",
+        name = super::sql::literal(&names.plain),
+        table = names.table,
+    )
 }

@@ -111,7 +111,7 @@ async fn unfit_files_are_refused_and_migrate_mends_what_it_can() {
         source.inspect().await.expect(damage);
     }
     outbox
-        .execute("UPDATE _outbox_relay_migrations SET version = 99")
+        .execute("UPDATE _outbox_relay_migrations SET version = 99 WHERE version = 2")
         .await;
     assert!(matches!(
         source.inspect().await,
@@ -122,7 +122,7 @@ async fn unfit_files_are_refused_and_migrate_mends_what_it_can() {
         Err(SourceError::Refused(_))
     ));
     outbox
-        .execute("DELETE FROM _outbox_relay_migrations; INSERT INTO _outbox_relay_migrations VALUES (1, 'relay', ''); \
+        .execute("DELETE FROM _outbox_relay_migrations; INSERT INTO _outbox_relay_migrations VALUES (1, 'relay', ''), (2, 'holding', ''); \
             DROP TABLE outbox; CREATE TABLE outbox (seq INTEGER PRIMARY KEY, id, event_type, aggregate_type, \
             aggregate_id, payload, headers, created_at, sent_at)")
         .await;
@@ -168,4 +168,108 @@ async fn the_printed_sql_makes_what_migrate_makes() {
         migrate(&printed_config).await.expect("nothing to do").len(),
         2
     );
+}
+
+#[tokio::test]
+async fn tables_whose_rows_would_not_stay_as_they_are_are_refused() {
+    const COLUMNS: &str =
+        "id, event_type, aggregate_type, aggregate_id, payload, headers, created_at, sent_at";
+    let key = "seq INTEGER PRIMARY KEY AUTOINCREMENT";
+    for (sql, said) in [
+        (
+            format!("CREATE TABLE outbox (seq INTEGER PRIMARY KEY /* AUTOINCREMENT */, {COLUMNS})"),
+            "AUTOINCREMENT",
+        ),
+        (
+            format!("CREATE TABLE outbox (seq INTEGER PRIMARY KEY, {COLUMNS}) WITHOUT ROWID"),
+            "AUTOINCREMENT",
+        ),
+        (
+            format!(
+                "CREATE TABLE kept ({key}, {COLUMNS}); CREATE VIEW outbox AS SELECT * FROM kept"
+            ),
+            "is a view",
+        ),
+        (
+            format!("CREATE TABLE outbox ({key}, {COLUMNS}, UNIQUE (id) ON CONFLICT REPLACE)"),
+            "ON CONFLICT REPLACE",
+        ),
+        (
+            format!(
+                "CREATE TABLE draft (id INTEGER PRIMARY KEY); CREATE TABLE outbox ({key}, {COLUMNS}, \
+                 FOREIGN KEY (aggregate_id) REFERENCES draft ON DELETE CASCADE)"
+            ),
+            "ON DELETE CASCADE",
+        ),
+        (
+            format!(
+                "CREATE TABLE outbox ({key}, {COLUMNS}); CREATE TRIGGER tidy AFTER INSERT ON outbox \
+                 BEGIN DELETE FROM outbox WHERE seq < NEW.seq - 100; END"
+            ),
+            "the trigger tidy deletes rows",
+        ),
+        (
+            format!(
+                "CREATE TABLE outbox ({key}, {COLUMNS}); CREATE TABLE draft (id); CREATE TRIGGER renamed \
+                 AFTER UPDATE ON draft BEGIN UPDATE outbox SET aggregate_id = NEW.id; END"
+            ),
+            "the trigger renamed changes rows",
+        ),
+        (
+            "CREATE VIRTUAL TABLE outbox USING fts5(seq)".to_owned(),
+            "is a virtual table",
+        ),
+    ] {
+        let outbox = Outbox::new().await;
+        outbox.execute(&format!("DROP TABLE outbox; {sql}")).await;
+        for refused in [
+            migrate(&outbox.config).await.map(|_| ()),
+            outbox.source().inspect().await,
+        ] {
+            assert!(
+                matches!(&refused, Err(SourceError::Refused(reason)) if reason.contains(said)),
+                "{sql}: {refused:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_another_encoding_is_refused() {
+    let outbox = Outbox::new().await;
+    let config = config::Sqlite {
+        path: outbox.folder.join("utf16.db"),
+        table: "outbox".to_owned(),
+    };
+    let options = SqliteConnectOptions::new()
+        .filename(&config.path)
+        .create_if_missing(true);
+    let mut connection = options.connect().await.expect("opened");
+    connection
+        .execute("PRAGMA encoding = 'UTF-16'; CREATE TABLE draft (id)")
+        .await
+        .expect("made");
+    let refused = migrate(&config).await;
+    assert!(
+        matches!(&refused, Err(SourceError::Refused(reason)) if reason.contains("UTF-16")),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_guard_that_was_changed_is_made_anew() {
+    let outbox = Outbox::new().await;
+    outbox
+        .execute(
+            "DROP TRIGGER outbox_seq_is_drawn; CREATE TRIGGER outbox_seq_is_drawn AFTER INSERT ON outbox \
+             WHEN 0 BEGIN SELECT RAISE(ABORT, 'never'); END",
+        )
+        .await;
+    let unfit = outbox.source().inspect().await;
+    assert!(matches!(unfit, Err(SourceError::Migrate(_))), "{unfit:?}");
+    migrate(&outbox.config).await.expect("migrated");
+    outbox.source().inspect().await.expect("fit");
+    outbox.write(2).await;
+    let below = "INSERT INTO outbox (seq, event_type, payload) VALUES (-1, 'Happened', '1')";
+    assert!(outbox.app().await.execute(below).await.is_err());
 }

@@ -5,7 +5,9 @@ mod fitness;
 mod overview;
 mod owning;
 mod reading;
+mod restored;
 mod settling;
+mod unreadable;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -114,6 +114,7 @@ async fn rows_become_events_byte_for_byte() {
         payload: Payload::Text(r#"{"b":1, "a":1e999}"#.into()),
         headers: vec![("h".into(), "x".into())],
         created_at: chrono::DateTime::from_timestamp_micros(1_704_067_200_123_456).expect("a time"),
+        flaw: None,
     };
     assert_eq!(**a, expected);
     assert_eq!(

@@ -22,6 +22,7 @@ mod order;
 mod queries;
 mod rabbitmq;
 mod reload;
+mod replay;
 mod route;
 mod settle;
 mod sources;

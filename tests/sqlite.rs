@@ -42,7 +42,7 @@ impl Record {
     }
 }
 
-async fn open(file: &Path) -> SqliteConnection {
+pub(crate) async fn open(file: &Path) -> SqliteConnection {
     let options = SqliteConnectOptions::new().filename(file);
     let options = options.busy_timeout(Duration::from_secs(20));
     options.connect().await.expect("open the file")
@@ -310,7 +310,7 @@ async fn a_row_that_cannot_be_read_is_a_dead_letter_and_holds_up_no_other() {
     app.execute("UPDATE outbox SET event_type = 'A' WHERE seq = 2")
         .await
         .expect("mended");
-    let retried = run(&settings, &["dead-letters", "retry", "1"]);
+    let retried = run(&settings, &["dead-letters", "retry", "--all"]);
     assert_eq!(retried.code, Some(0), "{retried:#?}");
     eventually("it is printed", Duration::from_secs(60), async || {
         let lines = relay.stdout();

@@ -12,6 +12,7 @@ mod emit;
 mod ledger;
 mod migrate;
 mod progress;
+mod replay;
 mod route;
 mod run;
 mod schema;
@@ -64,6 +65,9 @@ enum Command {
     Route(route::Args),
     /// Look at events that brokers have refused, have them delivered again, or throw them away.
     DeadLetters(dead_letters::Args),
+    /// Have a sink sent once more what it was sent, by seq, time, key or type: by a relay that runs within about a
+    /// second, or by the next one. No other sink is sent anything.
+    Replay(replay::Args),
     /// Insert events, for trying out.
     Emit(emit::Args),
     /// Print the JSON Schema of the configuration file, for editors. Needs no configuration.
@@ -158,6 +162,7 @@ async fn execute(command: Command, file: Option<PathBuf>) -> Result<(), Failure>
         Command::Ledger(args) => ledger::run(&config, &args).await,
         Command::Route(args) => route::run(&config, &args),
         Command::DeadLetters(args) => dead_letters::run(&config, &args).await,
+        Command::Replay(args) => replay::run(&config, &args).await,
         Command::Emit(args) => emit::run(&config, &args).await,
         // Done above.
         #[cfg(feature = "sqlite")]

@@ -27,6 +27,7 @@ use crate::metrics::ReloadGauges;
 use crate::sink::BoxSink;
 use crate::source::bookkeeping::Bookkeeping;
 use crate::source::dead_letters::DeadLetters;
+use crate::source::replay::Replays;
 use crate::source::{Source, SourceError};
 use crate::status::{SourceState, Status};
 
@@ -145,10 +146,18 @@ pub fn dead_letters(config: &Config, name: &str) -> Result<Box<dyn DeadLetters>,
     Ok(database(config, name)?)
 }
 
-/// What every kind of source is, to pipelines and to commands.
-trait Database: Source + Bookkeeping + DeadLetters {}
+/// The outbox of the source of this name, to replay from.
+///
+/// # Errors
+/// If there is none, or its settings can't be used: its URL, for example.
+pub fn replays(config: &Config, name: &str) -> Result<Box<dyn Replays>, SourceError> {
+    Ok(database(config, name)?)
+}
 
-impl<T: Source + Bookkeeping + DeadLetters> Database for T {}
+/// What every kind of source is, to pipelines and to commands.
+trait Database: Source + Bookkeeping + DeadLetters + Replays {}
+
+impl<T: Source + Bookkeeping + DeadLetters + Replays> Database for T {}
 
 /// Makes a source. To add a kind, add its arm.
 fn database(config: &Config, name: &str) -> Result<Box<dyn Database>, SourceError> {

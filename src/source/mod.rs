@@ -11,6 +11,7 @@ pub(crate) mod headers;
 pub mod overview;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+pub mod replay;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 mod writer;

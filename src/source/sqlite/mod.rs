@@ -28,6 +28,7 @@ mod link;
 mod migrate;
 mod overview;
 mod reader;
+mod replay;
 mod rows;
 mod settle;
 mod shape;

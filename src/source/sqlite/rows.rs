@@ -18,6 +18,10 @@ pub(super) const COLUMNS: &str = "seq, id, event_type, aggregate_type, aggregate
     typeof(payload) AS payload_type, payload, headers, typeof(created_at) AS created_type, created_at, \
     CAST(round(unixepoch(created_at, 'subsec') * 1000) AS INTEGER) AS created_millis";
 
+/// What selections go by: some of [`COLUMNS`].
+pub(super) const SELECTABLE: &str = "seq, event_type, aggregate_id, typeof(created_at) AS created_type, created_at, \
+    CAST(round(unixepoch(created_at, 'subsec') * 1000) AS INTEGER) AS created_millis";
+
 /// The event of a row of [`COLUMNS`].
 pub(super) fn event(row: &SqliteRow) -> Result<Event, sqlx::Error> {
     let mut flaws = Vec::new();
@@ -57,7 +61,7 @@ fn bytes(row: &SqliteRow, column: &str) -> Result<Option<Vec<u8>>, sqlx::Error> 
 }
 
 /// A column as text; what is not UTF-8 is replaced and noted.
-fn text(
+pub(super) fn text(
     row: &SqliteRow,
     column: &str,
     flaws: &mut Vec<String>,
@@ -96,7 +100,10 @@ fn payload(row: &SqliteRow, flaws: &mut Vec<String>) -> Result<Payload, sqlx::Er
 
 /// The time as it was written if that can be read, for it may be finer than the milliseconds that SQLite keeps. The
 /// Unix epoch in place of what is no time.
-fn created_at(row: &SqliteRow, flaws: &mut Vec<String>) -> Result<DateTime<Utc>, sqlx::Error> {
+pub(super) fn created_at(
+    row: &SqliteRow,
+    flaws: &mut Vec<String>,
+) -> Result<DateTime<Utc>, sqlx::Error> {
     let created_type: String = row.try_get("created_type")?;
     let written = bytes(row, "created_at")?.and_then(|bytes| String::from_utf8(bytes).ok());
     let millis: Option<i64> = row.try_get("created_millis")?;

@@ -86,6 +86,8 @@ async fn a_running_relay_replays_to_one_sink_in_the_order_of_keys() {
 
     // By place, while writers go on: what is new comes behind what is replayed.
     replayed(&settings, &["--from-seq", "11", "--to-seq", "40"], 30);
+    // The ledger was read anew: what comes now is in no flush that the command fenced off.
+    events.await_len(61, SOON).await;
     insert(&database, 61, 80).await;
     let deliveries = events.await_len(110, SOON).await;
     let (before, since) = deliveries.split_at(60);

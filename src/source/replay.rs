@@ -101,7 +101,9 @@ impl Selection {
     /// The `seq` to look at, of a ledger that has `delivered`: the first and the last.
     #[must_use]
     pub fn span(&self, delivered: &RangeSet) -> (i64, i64) {
-        let first = self.from_seq.unwrap_or(i64::MIN + 1);
+        /// `seq` is drawn from 1 on.
+        const FIRST_SEQ: i64 = 1;
+        let first = self.from_seq.unwrap_or(FIRST_SEQ).max(FIRST_SEQ);
         let last = delivered.end().map_or(0, |end| end - 1);
         (first, self.to_seq.map_or(last, |to| to.min(last)))
     }
@@ -204,7 +206,7 @@ mod tests {
         assert_eq!(choice.ranges, ranges("{[1,5),[6,7),[10,11)}"));
         let counts = (choice.events, choice.dead, choice.undelivered);
         assert_eq!(counts, (4, 1, 1));
-        assert_eq!(which.span(&ranges("{[1,11)}")).1, 10);
+        assert_eq!(which.span(&ranges("{[1,11)}")), (1, 10));
     }
 
     #[test]
@@ -239,8 +241,11 @@ mod tests {
         };
         let mut choice = Choice::default();
         let delivered = ranges("{[1,100000)}");
-        let mut rows = (1..).map(|seq| row(seq, if seq % 2 == 0 { "A" } else { "B" }, None));
-        while choice.see(&rows.next().expect("a row"), &which, &delivered) {}
+        let is_over = |seq: &i64| {
+            let event_type = if seq % 2 == 0 { "A" } else { "B" };
+            !choice.see(&row(*seq, event_type, None), &which, &delivered)
+        };
+        assert_eq!((1..100_000).find(is_over), Some(20_002));
         assert_eq!(choice.ranges.len(), MAX_REPLAY_RANGES);
         assert_eq!(choice.left_from, Some(20_002));
     }

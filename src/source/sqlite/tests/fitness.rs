@@ -94,6 +94,11 @@ async fn unfit_files_are_refused_and_migrate_mends_what_it_can() {
         ("DROP TRIGGER outbox_seq_is_drawn", "lacks the triggers"),
         ("DELETE FROM outbox_incarnation", "are missing beside"),
         ("PRAGMA journal_mode = delete", "journal mode delete"),
+        (
+            "DELETE FROM _outbox_relay_migrations WHERE version = 2; ALTER TABLE outbox_lease DROP COLUMN changes; \
+             ALTER TABLE outbox_lease DROP COLUMN newest_seq; ALTER TABLE outbox_lease DROP COLUMN newest_id",
+            "older than this relay needs",
+        ),
         ("DROP TABLE outbox", "there is no table"),
     ] {
         // The journal mode changes only while nobody else has the file open.

@@ -176,6 +176,40 @@ async fn what_the_topic_finds_too_large_is_found_out_among_others() {
 }
 
 #[tokio::test]
+async fn large_events_that_share_a_batch_with_a_refused_one_are_no_dead_letters() {
+    if Listeners::real().is_none() {
+        return;
+    }
+    let database = Database::fresh().await;
+    let broker = Broker::any();
+    let topic = broker.topic(1, &[("max.message.bytes", "40000")]).await;
+    // A batch has room for the refused one and two others, of which each is more than a quarter.
+    let settings = topic.sink(Settings::of(&database)).set(
+        "sinks.events.options",
+        toml::Table::from_iter([("batch.size".to_owned(), "120000".into())]),
+    );
+    migrate(&settings);
+    let insert = "INSERT INTO outbox (event_type, aggregate_id, payload) SELECT 'Big', 'k', \
+         json_build_object('counter', n, 'filler', repeat('x', CASE WHEN n = 6 THEN 45000 ELSE 32000 END)) \
+         FROM generate_series(1, 12) n";
+    database.execute(insert).await;
+    let relay = Relay::ready(&settings).await;
+    eventually("everything is somewhere", ARRIVAL, async || {
+        let dead: i64 = database
+            .value("SELECT count(*) FROM outbox_dead_letter")
+            .await;
+        let ids: HashSet<_> = topic.deliveries().await.iter().map(|one| one.id).collect();
+        (ids.len() + usize::try_from(dead).expect("a count") >= 12).then_some(())
+    })
+    .await;
+    relay.stop().await;
+    let dead: String = database
+        .value("SELECT string_agg(seq::text, ' ' ORDER BY seq) FROM outbox_dead_letter")
+        .await;
+    assert_eq!(dead, "6");
+}
+
+#[tokio::test]
 async fn a_topic_that_is_not_there_is_a_dead_letter_and_no_outage() {
     if Listeners::real().is_none() {
         return;

@@ -3,12 +3,15 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use rdkafka::mocking::MockCluster;
+
 use crate::support::certs::Authority;
 use crate::support::checker::check;
 use crate::support::database::Database;
 use crate::support::eventually::eventually;
 use crate::support::kafka::{Broker, Listeners, PrivateKafka, Topic};
 use crate::support::process::Signal;
+use crate::support::proxy::Proxy;
 use crate::support::relay::{Relay, migrate, run};
 use crate::support::settings::Settings;
 use crate::support::writers::{Load, Writers};
@@ -252,6 +255,43 @@ async fn a_topic_that_is_not_there_is_a_dead_letter_and_no_outage() {
     })
     .await;
     relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_relay_whose_lease_has_ended_publishes_nothing_of_what_its_client_held() {
+    let database = Database::fresh().await;
+    // A mock goes and comes back at once; what Kafka does is the client's affair here.
+    let broker = MockCluster::new(1).expect("a mock cluster");
+    let topic = Topic::named(&broker.bootstrap_servers(), 1);
+    broker
+        .create_topic(&topic.name, 1, 1)
+        .expect("create a topic");
+    let direct = topic.sink(Settings::of(&database));
+    migrate(&direct);
+    let server = database.url.split(['@', '/']).nth(3).expect("host:port");
+    let proxy = Proxy::before(server).await;
+    let through = database.url_through(proxy.port);
+    let cut_off = Relay::ready(&topic.sink(Settings::of_url(&through))).await;
+    broker.broker_down(1).expect("down");
+    database.insert("Held", Some("a"), 300).await;
+    let shows = async |name: &str, is: f64| {
+        let is_it = |value: f64| (value - is).abs() < 0.5;
+        cut_off.await_metric(name, &[], ARRIVAL, is_it).await;
+    };
+    shows("outbox_in_flight", 300.0).await;
+    shows("outbox_lease_held", 1.0).await;
+    drop(proxy);
+    shows("outbox_lease_held", 0.0).await;
+    shows("outbox_in_flight", 0.0).await;
+    broker.broker_up(1).expect("up");
+    let successor = Relay::ready(&direct).await;
+    eventually("the successor publishes", ARRIVAL, async || {
+        (topic.len().await >= 300).then_some(())
+    })
+    .await;
+    successor.stop().await;
+    assert_eq!(topic.len().await, 300, "each event once");
+    cut_off.kill().await;
 }
 
 #[tokio::test]

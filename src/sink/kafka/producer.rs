@@ -164,19 +164,18 @@ impl Line {
         Err(error)
     }
 
-    /// Hands nothing more to the present producer and purges what it holds. Returns whether there was one.
-    pub(super) fn give_up(&self, reason: &str) -> bool {
+    /// Hands nothing more to the present producer, if there is one, and purges what it holds.
+    pub(super) fn give_up(&self, reason: &str) {
         let producer = {
             let mut slot = self.slot();
             slot.is_broken = true;
             slot.is_retiring = false;
             slot.producer.take()
         };
-        if let Some(producer) = &producer {
+        if let Some(producer) = producer {
             tracing::warn!(reason, "the Kafka producer is given up and made anew");
-            purge(producer);
+            purge(&producer);
         }
-        producer.is_some()
     }
 
     /// Hands nothing more to the present producer, and lets it go once it has answered for what it holds: nothing of
@@ -301,8 +300,14 @@ impl Line {
         }
         let since = Instant::now();
         let is_left = || self.slot().is_closed && since.elapsed() >= CLOSING;
+        let mut purge_at = since + POLL;
         while producer.in_flight_count() > 0 && !is_left() {
             producer.poll(Duration::from_millis(1));
+            if Instant::now() >= purge_at {
+                // What the client moved from one queue to another while they were purged is still there.
+                purge(producer);
+                purge_at = Instant::now() + POLL;
+            }
         }
     }
 

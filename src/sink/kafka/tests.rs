@@ -293,6 +293,27 @@ async fn what_is_in_flight_ends_with_the_sink() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_back_is_not_published_when_the_broker_is_back() {
+    let cluster = cluster(1);
+    let mut sink = sink(&cluster, &[]).await;
+    assert!(deliver(&mut sink, 1..=10).await.is_empty());
+    cluster.broker_down(1).expect("down");
+    let recall = sink.recall();
+    let waiting: Vec<_> = (11..=100)
+        .map(|seq| sink.call(message(TOPIC, seq)))
+        .collect();
+    recall();
+    for answer in waiting {
+        let answer = tokio::time::timeout(DEADLINE, answer).await;
+        let error = answer.expect("an end").expect_err("not published");
+        assert_eq!(error.meaning(), Meaning::Unavailable);
+    }
+    cluster.broker_up(1).expect("up");
+    assert!(deliver(&mut sink, 101..=110).await.is_empty());
+    assert_complete(&cluster, (1..=10).chain(101..=110));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nobody_there_is_unavailable_and_says_so() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address").to_string();

@@ -2,6 +2,21 @@
 
 use super::*;
 
+const TOO_LARGE: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+
+/// Hands all over at once to a broker that refuses the first batch, and what the client has ready behind it as well,
+/// for a broker that has seen batches of a producer takes none behind a gap.
+async fn send_refused(
+    cluster: &Cluster,
+    sink: &mut KafkaSink,
+    messages: impl IntoIterator<Item = Message>,
+) -> Vec<Outcome> {
+    cluster.request_errors(RDKafkaApiKey::Produce, &[TOO_LARGE, TOO_LARGE]);
+    let outcomes = send(sink, messages).await;
+    cluster.clear_request_errors(RDKafkaApiKey::Produce);
+    outcomes
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forbidden_topic_rejects_its_own_messages_only() {
     let cluster = cluster(1);
@@ -33,10 +48,12 @@ async fn a_batch_that_is_refused_shows_which_message_it_was() {
     let cluster = cluster(1);
     let mut sink = sink(&cluster, &[("linger.ms", "50")]).await;
     assert!(deliver(&mut sink, 1..=5).await.is_empty());
-    let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
-    cluster.request_errors(RDKafkaApiKey::Produce, &[refused]);
     // Refused with others: nobody is rejected.
-    assert!(deliver(&mut sink, 6..=200).await.is_empty());
+    let messages = (6..=200).map(|seq| message(TOPIC, seq));
+    let outcomes = send_refused(&cluster, &mut sink, messages).await;
+    let left = failed(&outcomes, Meaning::Unavailable);
+    assert_eq!(left, (6..=200).collect::<Vec<_>>());
+    assert!(deliver(&mut sink, left).await.is_empty());
     assert_complete(&cluster, 1..=200);
 }
 
@@ -50,13 +67,11 @@ async fn what_shares_a_refused_batch_is_innocent_however_large() {
         body: vec![b'x'; 30_000].into(),
         ..message(TOPIC, seq)
     };
-    let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
-    cluster.request_errors(RDKafkaApiKey::Produce, &[refused]);
-    let outcomes = send(&mut sink, (1..=6).map(large)).await;
+    let outcomes = send_refused(&cluster, &mut sink, (1..=6).map(large)).await;
     assert_eq!(failed(&outcomes, Meaning::Rejected), [0; 0]);
     assert_eq!(failed(&outcomes, Meaning::Unavailable), [1, 2, 3, 4, 5, 6]);
     // The next producer sends each alone, and what is refused then is meant.
-    cluster.request_errors(RDKafkaApiKey::Produce, &[refused]);
+    cluster.request_errors(RDKafkaApiKey::Produce, &[TOO_LARGE]);
     let deadline = Instant::now() + DEADLINE;
     let mut rejected = Vec::new();
     while rejected.is_empty() {
@@ -71,8 +86,8 @@ async fn what_shares_a_refused_batch_is_innocent_however_large() {
 async fn batches_are_sent_again_once_many_messages_were_taken_alone() {
     let cluster = cluster(1);
     let mut sink = sink(&cluster, &[("linger.ms", "50")]).await;
-    let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
-    cluster.request_errors(RDKafkaApiKey::Produce, &[refused]);
+    let messages = (1..=20).map(|seq| message(TOPIC, seq));
+    send_refused(&cluster, &mut sink, messages).await;
     assert!(deliver(&mut sink, 1..=20).await.is_empty());
     assert!(sink.line.0.doubts().are_there());
     // The change of producers comes in the middle of them.

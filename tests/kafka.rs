@@ -213,6 +213,55 @@ async fn large_events_that_share_a_batch_with_a_refused_one_are_no_dead_letters(
 }
 
 #[tokio::test]
+async fn what_shares_a_batch_with_a_refused_event_stays_before_its_successors() {
+    if Listeners::real().is_none() {
+        return;
+    }
+    let database = Database::fresh().await;
+    let broker = Broker::any();
+    let topic = broker.topic(3, &[("max.message.bytes", "40000")]).await;
+    let settings = topic.sink(Settings::of(&database)).set(
+        "sinks.events.options",
+        toml::Table::from_iter([
+            ("batch.num.messages".to_owned(), "3".into()),
+            ("linger.ms".to_owned(), "100".into()),
+        ]),
+    );
+    migrate(&settings);
+    // Keys of two partitions. The broker knows the first producer in both when it refuses the sixth event; of the next
+    // it takes whatever comes first in the second partition, for the event that probes goes to the first.
+    let insert = async |from: u32, to: u32| {
+        let insert = format!(
+            "INSERT INTO outbox (event_type, aggregate_id, payload) SELECT 'Big', \
+             CASE WHEN n % 4 = 0 THEN '21' ELSE 'a-little-bit-long-string' END, json_build_object('counter', n, \
+             'filler', repeat('x', CASE WHEN n = 6 THEN 45000 ELSE 100 END)) FROM generate_series({from}, {to}) n"
+        );
+        database.execute(&insert).await;
+    };
+    let arrived = async |count: usize| {
+        eventually("the events are there", ARRIVAL, async || {
+            let deliveries = topic.deliveries().await;
+            let ids: HashSet<_> = deliveries.iter().map(|one| one.id).collect();
+            (ids.len() == count).then_some(deliveries)
+        })
+        .await
+    };
+    insert(1, 3).await;
+    let relay = Relay::ready(&settings).await;
+    arrived(3).await;
+    insert(4, 60).await;
+    let deliveries = arrived(59).await;
+    relay.stop().await;
+    let mut seen = HashSet::new();
+    let first = deliveries.iter().filter(|one| seen.insert(one.id));
+    let (one, other): (Vec<i64>, Vec<i64>) = first
+        .map(|delivery| delivery.number("counter"))
+        .partition(|n| n % 4 == 0);
+    assert!(one.is_sorted(), "{one:?}");
+    assert!(other.is_sorted(), "{other:?}");
+}
+
+#[tokio::test]
 async fn a_topic_that_is_not_there_is_a_dead_letter_and_no_outage() {
     if Listeners::real().is_none() {
         return;

@@ -55,8 +55,8 @@ impl Doubts {
     }
 
     /// A broker has refused a batch for one of its messages, and doesn't say which: the next producer sends each one
-    /// alone. Smaller batches, step by step, would cost a producer each, and whether a message was alone in one would
-    /// have to be reckoned as the client does.
+    /// alone. Not in smaller batches, step by step: of a producer that it has nothing of in the partition yet a broker
+    /// takes what comes behind a batch that it refused, and so events before those that were refused with another.
     pub(super) fn distrust_batches(&self) {
         self.inner().taken_alone = Some(0);
     }

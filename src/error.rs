@@ -16,8 +16,9 @@ pub enum Meaning {
     Unavailable,
     /// The broker is there and refused this very message: `max_retries` further attempts, then a dead letter.
     Rejected,
-    /// The relay itself can't make a message of the event (no route, a subject with a space in it): another
-    /// attempt would end the same, so it is a dead letter at once.
+    /// The relay itself can't make a message of the event (no route, a subject with a space in it), or its client
+    /// doesn't take it: another attempt would end the same, so it is a dead letter at once. No broker was asked, so
+    /// that it says nothing of whether one is there.
     Invalid,
 }
 

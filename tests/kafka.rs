@@ -3,12 +3,15 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use rdkafka::mocking::MockCluster;
+
 use crate::support::certs::Authority;
 use crate::support::checker::check;
 use crate::support::database::Database;
 use crate::support::eventually::eventually;
 use crate::support::kafka::{Broker, Listeners, PrivateKafka, Topic};
 use crate::support::process::Signal;
+use crate::support::proxy::Proxy;
 use crate::support::relay::{Relay, migrate, run};
 use crate::support::settings::Settings;
 use crate::support::writers::{Load, Writers};
@@ -176,6 +179,89 @@ async fn what_the_topic_finds_too_large_is_found_out_among_others() {
 }
 
 #[tokio::test]
+async fn large_events_that_share_a_batch_with_a_refused_one_are_no_dead_letters() {
+    if Listeners::real().is_none() {
+        return;
+    }
+    let database = Database::fresh().await;
+    let broker = Broker::any();
+    let topic = broker.topic(1, &[("max.message.bytes", "40000")]).await;
+    // A batch has room for the refused one and two others, of which each is more than a quarter.
+    let settings = topic.sink(Settings::of(&database)).set(
+        "sinks.events.options",
+        toml::Table::from_iter([("batch.size".to_owned(), "120000".into())]),
+    );
+    migrate(&settings);
+    let insert = "INSERT INTO outbox (event_type, aggregate_id, payload) SELECT 'Big', 'k', \
+         json_build_object('counter', n, 'filler', repeat('x', CASE WHEN n = 6 THEN 45000 ELSE 32000 END)) \
+         FROM generate_series(1, 12) n";
+    database.execute(insert).await;
+    let relay = Relay::ready(&settings).await;
+    eventually("everything is somewhere", ARRIVAL, async || {
+        let dead: i64 = database
+            .value("SELECT count(*) FROM outbox_dead_letter")
+            .await;
+        let ids: HashSet<_> = topic.deliveries().await.iter().map(|one| one.id).collect();
+        (ids.len() + usize::try_from(dead).expect("a count") >= 12).then_some(())
+    })
+    .await;
+    relay.stop().await;
+    let dead: String = database
+        .value("SELECT string_agg(seq::text, ' ' ORDER BY seq) FROM outbox_dead_letter")
+        .await;
+    assert_eq!(dead, "6");
+}
+
+#[tokio::test]
+async fn what_shares_a_batch_with_a_refused_event_stays_before_its_successors() {
+    if Listeners::real().is_none() {
+        return;
+    }
+    let database = Database::fresh().await;
+    let broker = Broker::any();
+    let topic = broker.topic(3, &[("max.message.bytes", "40000")]).await;
+    let settings = topic.sink(Settings::of(&database)).set(
+        "sinks.events.options",
+        toml::Table::from_iter([
+            ("batch.num.messages".to_owned(), "3".into()),
+            ("linger.ms".to_owned(), "100".into()),
+        ]),
+    );
+    migrate(&settings);
+    // Keys of two partitions. The broker knows the first producer in both when it refuses the sixth event; of the next
+    // it takes whatever comes first in the second partition, for the event that probes goes to the first.
+    let insert = async |from: u32, to: u32| {
+        let insert = format!(
+            "INSERT INTO outbox (event_type, aggregate_id, payload) SELECT 'Big', \
+             CASE WHEN n % 4 = 0 THEN '21' ELSE 'a-little-bit-long-string' END, json_build_object('counter', n, \
+             'filler', repeat('x', CASE WHEN n = 6 THEN 45000 ELSE 100 END)) FROM generate_series({from}, {to}) n"
+        );
+        database.execute(&insert).await;
+    };
+    let arrived = async |count: usize| {
+        eventually("the events are there", ARRIVAL, async || {
+            let deliveries = topic.deliveries().await;
+            let ids: HashSet<_> = deliveries.iter().map(|one| one.id).collect();
+            (ids.len() == count).then_some(deliveries)
+        })
+        .await
+    };
+    insert(1, 3).await;
+    let relay = Relay::ready(&settings).await;
+    arrived(3).await;
+    insert(4, 60).await;
+    let deliveries = arrived(59).await;
+    relay.stop().await;
+    let mut seen = HashSet::new();
+    let first = deliveries.iter().filter(|one| seen.insert(one.id));
+    let (one, other): (Vec<i64>, Vec<i64>) = first
+        .map(|delivery| delivery.number("counter"))
+        .partition(|n| n % 4 == 0);
+    assert!(one.is_sorted(), "{one:?}");
+    assert!(other.is_sorted(), "{other:?}");
+}
+
+#[tokio::test]
 async fn a_topic_that_is_not_there_is_a_dead_letter_and_no_outage() {
     if Listeners::real().is_none() {
         return;
@@ -218,6 +304,43 @@ async fn a_topic_that_is_not_there_is_a_dead_letter_and_no_outage() {
     })
     .await;
     relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_relay_whose_lease_has_ended_publishes_nothing_of_what_its_client_held() {
+    let database = Database::fresh().await;
+    // A mock goes and comes back at once; what Kafka does is the client's affair here.
+    let broker = MockCluster::new(1).expect("a mock cluster");
+    let topic = Topic::named(&broker.bootstrap_servers(), 1);
+    broker
+        .create_topic(&topic.name, 1, 1)
+        .expect("create a topic");
+    let direct = topic.sink(Settings::of(&database));
+    migrate(&direct);
+    let server = database.url.split(['@', '/']).nth(3).expect("host:port");
+    let proxy = Proxy::before(server).await;
+    let through = database.url_through(proxy.port);
+    let cut_off = Relay::ready(&topic.sink(Settings::of_url(&through))).await;
+    broker.broker_down(1).expect("down");
+    database.insert("Held", Some("a"), 300).await;
+    let shows = async |name: &str, is: f64| {
+        let is_it = |value: f64| (value - is).abs() < 0.5;
+        cut_off.await_metric(name, &[], ARRIVAL, is_it).await;
+    };
+    shows("outbox_in_flight", 300.0).await;
+    shows("outbox_lease_held", 1.0).await;
+    drop(proxy);
+    shows("outbox_lease_held", 0.0).await;
+    shows("outbox_in_flight", 0.0).await;
+    broker.broker_up(1).expect("up");
+    let successor = Relay::ready(&direct).await;
+    eventually("the successor publishes", ARRIVAL, async || {
+        (topic.len().await >= 300).then_some(())
+    })
+    .await;
+    successor.stop().await;
+    assert_eq!(topic.len().await, 300, "each event once");
+    cut_off.kill().await;
 }
 
 #[tokio::test]

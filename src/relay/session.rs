@@ -125,10 +125,8 @@ impl SourceTask {
             return Ok(End::Stopped);
         };
         backoff.succeeded();
-        let held = self.held_gauge();
-        held.set(1.0);
         let end = self.with_lease(grant, acquired_for, config, stop).await;
-        held.set(0.0);
+        self.held_gauge().set(0.0);
         let name = &self.source_config.name;
         self.status.end_pipelines(name);
         self.sessions.ended(name);
@@ -190,7 +188,12 @@ impl SourceTask {
             self.warn_of_stranger(sink);
         }
         let lease = Lease::granted(grant.asked_at);
-        let keeper = keep(Arc::clone(&self.source), grant.lease.clone(), lease.clone());
+        let keeper = keep(
+            Arc::clone(&self.source),
+            grant.lease.clone(),
+            lease.clone(),
+            self.held_gauge(),
+        );
         let mut keeper = AbortOnDropHandle::new(tokio::spawn(keeper));
         let (bell, ringing) = self.source.doorbell().unzip();
         let _ringing = ringing.map(|ringing| AbortOnDropHandle::new(tokio::spawn(ringing)));

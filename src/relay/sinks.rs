@@ -68,7 +68,7 @@ impl PipelineTask {
             Some(Some(prepared)) => prepared,
         };
         self.status.sink_is_connected();
-        let order = sink.order;
+        let (order, recall) = (sink.order, sink.recall.clone());
         let stack = pipeline::stack(
             sink,
             &self.sink_config,
@@ -78,6 +78,7 @@ impl PipelineTask {
         let pump = Pump::new(PumpParts {
             stack,
             order,
+            recall,
             reader: self
                 .source
                 .reader(&self.lease_id, &ledger.delivered)
@@ -219,7 +220,9 @@ async fn connect(relay: &config::Relay, sink: &config::Sink) -> Result<Connected
         }
         #[cfg(feature = "kafka")]
         SinkKind::Kafka(kafka) => {
-            Connected::in_order(crate::sink::kafka::connect(kafka, &client_name).await?)
+            let sink = crate::sink::kafka::connect(kafka, &client_name).await?;
+            let recall = sink.recall();
+            Connected::in_order(sink, recall)
         }
     })
 }

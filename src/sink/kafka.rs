@@ -113,6 +113,19 @@ async fn reach(
     )))
 }
 
+impl KafkaSink {
+    /// Gives up what the client holds: what no broker has yet is not sent any more. A request that is on its way
+    /// already can't be taken back.
+    pub fn recall(&self) -> impl Fn() + Send + Sync + use<> {
+        let line = Arc::downgrade(&self.line.0);
+        move || {
+            if let Some(line) = line.upgrade() {
+                line.give_up("what it holds is taken back");
+            }
+        }
+    }
+}
+
 impl Service<Message> for KafkaSink {
     type Response = ();
     type Error = PublishError;

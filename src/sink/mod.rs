@@ -48,6 +48,26 @@ pub struct Connected {
     pub service: BoxSink,
     /// Who keeps events of one key in order.
     pub order: KeyOrder,
+    /// Takes back what a sink that keeps order itself still holds.
+    pub recall: Option<Recall>,
+}
+
+/// Takes back what was handed over and not answered: nothing more of it is published, as far as the sink can still
+/// help it, and all of it fails as [`Unavailable`](crate::error::Meaning::Unavailable). Doesn't wait for that.
+#[derive(Clone)]
+pub struct Recall(Arc<dyn Fn() + Send + Sync>);
+
+impl Recall {
+    /// Takes it back.
+    pub fn recall(&self) {
+        (self.0)();
+    }
+}
+
+impl std::fmt::Debug for Recall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Recall")
+    }
 }
 
 /// Who keeps the events of one key in order.
@@ -66,6 +86,8 @@ pub enum KeyOrder {
     /// - It has no limit of time of its own. The pipeline sets none either, for a message that waits within a
     ///   client after its time is up would be sent once more behind its successors; it reports an outage while
     ///   nothing at all is answered.
+    /// - It gives back what it holds when it is told to ([`Recall`]): a client that goes on trying must not publish
+    ///   beyond the end of the lease.
     ///
     /// A message that is rejected doesn't come again: its successors are out already.
     Kept,
@@ -81,11 +103,12 @@ impl Connected {
         Self {
             service: BoxSink::new(sink),
             order: KeyOrder::Gated,
+            recall: None,
         }
     }
 
     /// A sink that keeps order itself: see [`KeyOrder::Kept`] for what it promises.
-    pub fn in_order<S>(sink: S) -> Self
+    pub fn in_order<S>(sink: S, recall: impl Fn() + Send + Sync + 'static) -> Self
     where
         S: Service<Message, Response = (), Error = PublishError> + Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
@@ -93,6 +116,7 @@ impl Connected {
         Self {
             service: BoxSink::new(sink),
             order: KeyOrder::Kept,
+            recall: Some(Recall(Arc::new(recall))),
         }
     }
 }

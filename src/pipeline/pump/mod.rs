@@ -38,7 +38,7 @@ use crate::config;
 use crate::event::Event;
 use crate::lease::Lease;
 use crate::metrics::{Cause, PipelineMetrics};
-use crate::sink::KeyOrder;
+use crate::sink::{KeyOrder, Recall};
 use crate::source::bell::Bell;
 use crate::source::{LedgerStore, Reader, StoredLedger};
 use crate::status::{Activity, PipelineStatus};
@@ -64,6 +64,8 @@ pub struct PumpParts {
     pub stack: Stack,
     /// Who keeps events of one key in order.
     pub order: KeyOrder,
+    /// How a sink that keeps order itself gives back what it holds.
+    pub recall: Option<Recall>,
     /// Where they come from.
     pub reader: Box<dyn Reader>,
     /// What wakes it when it is idle; `None` if it polls.
@@ -140,6 +142,9 @@ enum Happening {
 pub struct Pump {
     stack: Stack,
     order: KeyOrder,
+    recall: Option<Recall>,
+    /// The lease ended, and what is in flight was taken back: none of it is published any more.
+    is_recalled: bool,
     limits: Limits,
     drain: watch::Receiver<Duration>,
     lease: Lease,
@@ -198,6 +203,8 @@ impl Pump {
         Self {
             stack: parts.stack,
             order: parts.order,
+            recall: parts.recall,
+            is_recalled: false,
             limits: parts.limits,
             drain: parts.drain,
             lease: parts.lease,
@@ -325,6 +332,7 @@ impl Pump {
             return;
         }
         self.tick_at = now + TICK;
+        self.look_at_lease();
         self.look_for_stall(now);
         let oldest = self.held.first_key_value();
         let activity = Activity {

@@ -77,6 +77,10 @@ impl Pump {
     }
 
     fn has_slot(&self, now: Instant) -> bool {
+        if self.is_recalled && !self.in_flight.is_empty() {
+            // As after an outage: on from the first that was not acknowledged, once all have ended.
+            return false;
+        }
         match &self.outage {
             // The oldest event probes, alone.
             Some(outage) => self.in_flight.is_empty() && now >= outage.probe_at,
@@ -87,6 +91,7 @@ impl Pump {
     fn attempt(&mut self, event: Arc<Event>) {
         let number = self.attempts;
         self.attempts += 1;
+        self.is_recalled = false;
         if sabotage::is_on(Sabotage::EarlyLedger) {
             self.ledger.gone(event.seq);
         }
@@ -102,6 +107,24 @@ impl Pump {
                 verdict,
             }
         }));
+    }
+
+    /// Looks, at each tick, whether the lease has ended while a client that keeps order itself holds events: it would
+    /// go on publishing them whenever its broker lets it, in between what another relay publishes. In flight with
+    /// a sink that doesn't is one event per key at most, and for no longer than its timeout.
+    pub(super) fn look_at_lease(&mut self) {
+        let Some(recall) = &self.recall else {
+            return;
+        };
+        if self.is_recalled || self.in_flight.is_empty() || self.lease.holds() {
+            return;
+        }
+        tracing::warn!(
+            events = self.in_flight.len(),
+            "the lease has ended, what the sink's client still holds is taken back"
+        );
+        self.is_recalled = true;
+        recall.recall();
     }
 
     /// Hands an event over here and now: the order of the calls is the order of the events, and nobody says in
@@ -148,7 +171,9 @@ impl Pump {
             }
             Verdict::Outage { probe_after, error } => {
                 self.metrics.retries.increment(1);
-                self.suspend(number, Instant::now() + probe_after, &error);
+                if !self.is_recalled {
+                    self.suspend(number, Instant::now() + probe_after, &error);
+                }
                 // Its key still waits for it: it goes first when the broker is back.
                 self.ready.insert(event.seq, event);
             }

@@ -6,7 +6,6 @@ use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use proptest::prelude::*;
 use tokio::sync::oneshot;
 use tower::Service;
 
@@ -30,6 +29,8 @@ enum Step {
     Acknowledge(usize),
     /// Refuses the first.
     Refuse,
+    /// The client refuses the first, and asks no broker.
+    Decline,
     /// Stores so many, but their acknowledgements get lost, and so does everything behind them.
     BreakDown(usize),
     /// Nothing, for so many seconds.
@@ -68,12 +69,25 @@ impl Line {
         }
     }
 
+    /// Fails everything that waits, and nothing of it is stored.
+    fn take_back(&self) {
+        for (_, answer) in self.lock().waiting.drain(..) {
+            let error = PublishError::unavailable("taken back");
+            answer.send(Err(error)).ok();
+        }
+    }
+
     async fn step(&self, step: Step) {
         match step {
             Step::Acknowledge(count) => self.answer(count),
             Step::Refuse => {
                 if let Some((_, answer)) = self.lock().waiting.pop_front() {
                     answer.send(Err(PublishError::rejected("no"))).ok();
+                }
+            }
+            Step::Decline => {
+                if let Some((_, answer)) = self.lock().waiting.pop_front() {
+                    answer.send(Err(PublishError::invalid("no"))).ok();
                 }
             }
             Step::BreakDown(stored) => {
@@ -176,6 +190,7 @@ struct Running {
     line: Line,
     table: Table,
     status: Status,
+    lease: Lease,
     stop: CancellationToken,
     pump: tokio::task::JoinHandle<Exit>,
 }
@@ -191,13 +206,18 @@ impl Running {
             .config;
         let (line, table, status) = (Line::default(), Table::default(), Status::default());
         let metrics = Arc::new(PipelineMetrics::new("a", "b"));
-        let sink = Connected::in_order(line.clone());
-        let order = sink.order;
+        let sink = Connected::in_order(line.clone(), {
+            let line = line.clone();
+            move || line.take_back()
+        });
+        let (order, recall) = (sink.order, sink.recall.clone());
+        let lease = Lease::granted(Instant::now() + DEADLINE);
         let pipeline_status = status.start_pipeline("a", "b");
         pipeline_status.sink_is_connected();
         let pump = Pump::new(PumpParts {
             stack: stack(sink, &config.sinks["b"], None, Arc::clone(&metrics)),
             order,
+            recall,
             reader: Box::new(Script(batches.into())),
             bell: None,
             store: Box::new(table.clone()),
@@ -206,7 +226,7 @@ impl Running {
                 delivered: RangeSet::new(),
                 closed: RangeSet::new(),
             },
-            lease: Lease::granted(Instant::now() + DEADLINE),
+            lease: lease.clone(),
             limits: Limits::new(&config.sources["a"], &config.sinks["b"]),
             drain: watch::channel(config.relay.shutdown_timeout).1,
             metrics,
@@ -218,6 +238,7 @@ impl Running {
             line,
             table,
             status,
+            lease,
             stop,
             pump,
         }
@@ -320,57 +341,51 @@ async fn silence_shows_as_an_outage_and_sends_nothing_twice() {
     running.stop().await;
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        6 => (1usize..10).prop_map(Step::Acknowledge),
-        1 => Just(Step::Refuse),
-        2 => (0usize..10).prop_map(Step::BreakDown),
-        1 => (0u64..5).prop_map(Step::Silence),
-    ]
+#[tokio::test(start_paused = true)]
+async fn at_the_end_of_the_lease_the_line_is_emptied_and_filled_again_when_it_is_back() {
+    let running = Running::start(vec![events(1..7, "a")]);
+    running.waits(6).await;
+    running.line.answer(2);
+    running.lease.revoke();
+    running.waits(0).await;
+    running.line.step(Step::Silence(70)).await;
+    assert_eq!(running.line.lock().waiting.len(), 0);
+    assert!(
+        running.status.obstacles().is_empty(),
+        "the sink is not to blame"
+    );
+    running.lease.renewed(Instant::now() + DEADLINE);
+    // All at once, for there was no outage to probe for.
+    running.waits(4).await;
+    running.line.answer(4);
+    running
+        .until("all", || running.line.stored().len() == 6)
+        .await;
+    assert_eq!(running.line.stored(), [1, 2, 3, 4, 5, 6]);
+    running.stop().await;
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    /// Whatever the broker does, and however late an event shows whose key is its own: each key's events are stored
-    /// first in their order, each one is stored or a dead letter, and the ledger says so.
-    #[test]
-    fn first_deliveries_are_in_order(
-        keys in prop::collection::vec(0u8..4, 1..60),
-        late in prop::collection::btree_set(0usize..60, 0..4),
-        size in 1usize..30,
-        steps in prop::collection::vec(step(), 0..60),
-    ) {
-        let all: Vec<_> = (1..).zip(&keys).enumerate().map(|(index, (seq, key))| {
-            let key = if late.contains(&index) { format!("late {index}") } else { key.to_string() };
-            keyed(seq, &key)
-        }).collect();
-        let (shown_late, shown): (Vec<_>, Vec<_>) = all.iter().cloned().enumerate().partition(|(index, _)| late.contains(index));
-        let mut batches: Vec<Vec<_>> = shown.chunks(size).map(|chunk| chunk.iter().map(|(_, event)| Arc::clone(event)).collect()).collect();
-        batches.push(shown_late.into_iter().map(|(_, event)| event).collect());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
-        let (stored, dead, delivered) = runtime.block_on(async {
-            let running = Running::start(batches);
-            for step in steps {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                running.line.step(step).await;
-            }
-            let (line, table) = (running.line.clone(), running.table.clone());
-            running.until("every event is in the ledger", || {
-                line.answer(usize::MAX);
-                all.iter().all(|event| table.delivered().contains(event.seq))
-            }).await;
-            running.stop().await;
-            (line.stored(), table.dead(), table.delivered())
-        });
-        let mut seen = BTreeSet::new();
-        let first: Vec<i64> = stored.into_iter().filter(|seq| seen.insert(*seq)).collect();
-        for event in &all {
-            let same_key = |seq: &&i64| all[usize::try_from(**seq - 1).expect("from 1")].aggregate_id == event.aggregate_id;
-            let of_key: Vec<i64> = first.iter().filter(same_key).copied().collect();
-            prop_assert!(of_key.is_sorted(), "{:?}", of_key);
-            prop_assert!(seen.contains(&event.seq) || dead.contains(&event.seq), "{} is lost", event.seq);
-            prop_assert!(delivered.contains(event.seq), "{} is not in the ledger", event.seq);
-        }
-    }
+#[tokio::test(start_paused = true)]
+async fn an_event_that_the_client_does_not_take_ends_no_outage() {
+    let running = Running::start(vec![events(1..3, "a")]);
+    running.waits(2).await;
+    running.line.step(Step::BreakDown(0)).await;
+    running.waits(1).await;
+    // Long enough for the outage to show.
+    running.line.step(Step::Silence(70)).await;
+    assert_eq!(running.status.obstacles().len(), 1);
+    running.line.step(Step::Decline).await;
+    running
+        .until("a dead letter", || running.table.dead() == [1].into())
+        .await;
+    assert_eq!(running.status.obstacles().len(), 1);
+    running.waits(1).await;
+    assert_eq!(running.status.obstacles().len(), 1);
+    running.line.answer(1);
+    running
+        .until("it is back", || running.status.obstacles().is_empty())
+        .await;
+    running.stop().await;
 }
+
+mod random;

@@ -10,58 +10,63 @@ const FORBIDDEN_FOR: Duration = Duration::from_secs(30);
 /// Topics that are remembered at most, of each kind; beyond it all are forgotten and learnt anew.
 const MAX_TOPICS: usize = 10_000;
 
-/// By how much batches shrink when a broker refuses one as a whole.
-const SHRINK: usize = 4;
+/// So many messages must have been taken alone, one after the other, before batches are trusted again: each time that
+/// one is refused costs a producer.
+const GOOD_MESSAGES: usize = 500;
 
 /// Shared by the producers of one sink, one after the other.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Doubts(Mutex<Inner>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Inner {
-    batch_size: usize,
+    /// A batch was refused for one of its messages, and so many were taken alone since then.
+    taken_alone: Option<usize>,
     forbidden: HashMap<String, Instant>,
     /// Topics that have taken events since the present producer began.
     known: HashSet<String>,
 }
 
 impl Doubts {
-    /// `batch_size` is what the configuration says, in bytes.
-    pub(super) fn new(batch_size: usize) -> Self {
-        Self(Mutex::new(Inner {
-            batch_size,
-            forbidden: HashMap::new(),
-            known: HashSet::new(),
-        }))
-    }
-
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // Every statement leaves it whole, so a panic elsewhere has not broken it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new producer begins. Returns how large its batches may be.
-    pub(super) fn begin(&self) -> usize {
+    /// A new producer begins. Returns whether it must send each message alone.
+    pub(super) fn begin(&self) -> bool {
         let mut inner = self.inner();
         inner.known.clear();
-        inner.batch_size
+        if inner.trusts_batches() {
+            inner.taken_alone = None;
+        }
+        inner.taken_alone.is_some()
     }
 
-    /// Whether a message of this size shares its batch with no other.
-    pub(super) fn is_alone(&self, size: usize) -> bool {
-        size >= self.inner().batch_size
+    /// Whether messages are sent alone, and the next producer may send batches again.
+    pub(super) fn trusts_batches_again(&self) -> bool {
+        self.inner().trusts_batches()
     }
 
-    /// A broker has refused a batch for one of its messages, and doesn't say which: the next producer's are
-    /// smaller, until the message is alone in its own.
-    pub(super) fn shrink_batches(&self) {
-        let mut inner = self.inner();
-        inner.batch_size = (inner.batch_size / SHRINK).max(1);
+    /// Whether messages are sent alone.
+    #[cfg(test)]
+    pub(super) fn are_there(&self) -> bool {
+        self.inner().taken_alone.is_some()
+    }
+
+    /// A broker has refused a batch for one of its messages, and doesn't say which: the next producer sends each one
+    /// alone. Not in smaller batches, step by step: of a producer that it has nothing of in the partition yet a broker
+    /// takes what comes behind a batch that it refused, and so events before those that were refused with another.
+    pub(super) fn distrust_batches(&self) {
+        self.inner().taken_alone = Some(0);
     }
 
     /// The topic took an event.
     pub(super) fn took(&self, topic: &str) {
         let mut inner = self.inner();
+        if let Some(taken) = &mut inner.taken_alone {
+            *taken = taken.saturating_add(1);
+        }
         if !inner.known.contains(topic) {
             if inner.known.len() >= MAX_TOPICS {
                 inner.known.clear();
@@ -97,26 +102,36 @@ impl Doubts {
     }
 }
 
+impl Inner {
+    fn trusts_batches(&self) -> bool {
+        self.taken_alone.is_some_and(|taken| taken >= GOOD_MESSAGES)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn batches_shrink_until_every_message_is_alone() {
-        let doubts = Doubts::new(1_000_000);
-        assert!(!doubts.is_alone(300_000));
-        doubts.shrink_batches();
-        assert!(doubts.is_alone(300_000) && !doubts.is_alone(100));
-        for _ in 0..20 {
-            doubts.shrink_batches();
-        }
-        assert_eq!(doubts.begin(), 1);
-        assert!(doubts.is_alone(1));
+    fn batches_are_trusted_again_after_enough_good_messages_in_a_row() {
+        let doubts = Doubts::default();
+        let took = |count: usize| (0..count).for_each(|_| doubts.took("a"));
+        took(2 * GOOD_MESSAGES);
+        assert!(!doubts.begin() && !doubts.trusts_batches_again());
+        doubts.distrust_batches();
+        took(GOOD_MESSAGES - 1);
+        assert!(doubts.begin(), "another producer changes nothing");
+        doubts.distrust_batches();
+        took(GOOD_MESSAGES - 1);
+        assert!(!doubts.trusts_batches_again());
+        took(1);
+        assert!(doubts.trusts_batches_again());
+        assert!(!doubts.begin() && !doubts.trusts_batches_again());
     }
 
     #[test]
     fn a_new_producer_knows_no_topics_but_what_is_forbidden() {
-        let doubts = Doubts::new(1);
+        let doubts = Doubts::default();
         doubts.took("a");
         doubts.forbid("b");
         assert!(doubts.has_taken("a") && !doubts.has_taken("b"));

@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use super::doubts::Doubts;
 use super::record;
 use super::refusal::{self, Failure};
-use super::reports::{Receipt, Reports};
+use super::reports::Reports;
 use super::settings::{Settings, refused_setting};
 use crate::backoff::Backoff;
 use crate::error::{Meaning, PublishError};
@@ -61,6 +61,8 @@ struct Slot {
     /// begin again from the first that failed.
     is_broken: bool,
     producer: Option<Arc<Producer>>,
+    /// The producer takes nothing more, and is made anew when it has answered for what it holds.
+    is_retiring: bool,
     is_closed: bool,
     complaint: Option<Complaint>,
 }
@@ -91,7 +93,7 @@ pub(super) fn begin(settings: Settings) -> Result<Arc<Line>, ConnectError> {
     let line = Arc::new(Line {
         slot: Mutex::default(),
         closed: Condvar::new(),
-        doubts: Doubts::new(settings.batch_size()),
+        doubts: Doubts::default(),
         waiting: Waiting::default(),
     });
     let first = line.make(&settings).map_err(refused_setting)?;
@@ -126,13 +128,12 @@ impl Line {
     pub(super) fn send(&self, topic: &str, message: &Message) -> Result<Sent, PublishError> {
         let headers = record::headers(message)?;
         if self.doubts.is_forbidden(topic) {
-            return Err(PublishError::rejected(
+            return Err(PublishError::invalid(
                 "the broker said a moment ago that it doesn't allow this user to write to the topic",
             ));
         }
         let (answer, sent) = oneshot::channel();
-        let size = record::least_size(message);
-        let mut record = BaseRecord::with_opaque_to(topic, Box::new(Receipt { answer, size }))
+        let mut record = BaseRecord::with_opaque_to(topic, Box::new(answer))
             .payload(message.body.as_ref())
             .headers(headers);
         if let Some(key) = message.key() {
@@ -142,12 +143,10 @@ impl Line {
         let mut slot = self.slot();
         // Our own, and that of this message.
         slot.is_broken &= Arc::strong_count(&self.waiting) > 2;
-        let is_broken = slot.is_broken;
-        let Some(producer) = slot.producer.as_ref().filter(|_| !is_broken) else {
+        let takes_none = slot.is_broken || slot.is_retiring;
+        let Some(producer) = slot.producer.as_ref().filter(|_| !takes_none) else {
             slot.is_broken = true;
-            return Err(PublishError::unavailable(
-                "the Kafka producer could not go on in order, and is made anew",
-            ));
+            return Err(PublishError::unavailable("the Kafka producer is made anew"));
         };
         let Err((error, _)) = producer.send(record) else {
             return Ok(sent);
@@ -158,25 +157,41 @@ impl Line {
             is_alone: true,
             topic_was_there: self.doubts.has_taken(topic),
         };
-        let error = refusal::classify(failure);
+        let error = refusal::by_client(failure);
         if error.meaning() == Meaning::Unavailable {
             self.give_up(&error.chain());
         }
         Err(error)
     }
 
-    /// Hands nothing more to the present producer and purges what it holds. Returns whether there was one.
-    pub(super) fn give_up(&self, reason: &str) -> bool {
+    /// Hands nothing more to the present producer, if there is one, and purges what it holds.
+    pub(super) fn give_up(&self, reason: &str) {
         let producer = {
             let mut slot = self.slot();
             slot.is_broken = true;
+            slot.is_retiring = false;
             slot.producer.take()
         };
-        if let Some(producer) = &producer {
+        if let Some(producer) = producer {
             tracing::warn!(reason, "the Kafka producer is given up and made anew");
-            purge(producer);
+            purge(&producer);
         }
-        producer.is_some()
+    }
+
+    /// Hands nothing more to the present producer, and lets it go once it has answered for what it holds: nothing of
+    /// that fails, and what is handed over meanwhile does.
+    fn retire(&self, producer: &Arc<Producer>) {
+        let mut slot = self.slot();
+        let present = slot.producer.as_ref();
+        if !present.is_some_and(|present| Arc::ptr_eq(present, producer)) {
+            return;
+        }
+        // Nothing is handed over between this look and the end.
+        slot.is_retiring = producer.in_flight_count() > 0;
+        if !slot.is_retiring {
+            slot.producer = None;
+            tracing::info!("the Kafka producer is made anew, and sends batches again");
+        }
     }
 
     /// Ends everything without waiting for it.
@@ -231,8 +246,9 @@ impl Line {
     }
 
     fn make(self: &Arc<Self>, settings: &Settings) -> Result<Arc<Producer>, KafkaError> {
-        let client = settings.client(self.doubts.begin());
-        let reports = Reports::new(Arc::clone(self));
+        let alone = self.doubts.begin();
+        let client = settings.client(alone);
+        let reports = Reports::new(Arc::clone(self), alone);
         let producer = Arc::new(Producer::from_config_and_context(&client, reports)?);
         let mut slot = self.slot();
         if !slot.is_closed {
@@ -278,12 +294,20 @@ impl Line {
             if let Some((_, reason)) = producer.client().fatal_error() {
                 // What it holds would wait for ever.
                 self.give_up(&reason);
+            } else if self.doubts.trusts_batches_again() {
+                self.retire(producer);
             }
         }
         let since = Instant::now();
         let is_left = || self.slot().is_closed && since.elapsed() >= CLOSING;
+        let mut purge_at = since + POLL;
         while producer.in_flight_count() > 0 && !is_left() {
             producer.poll(Duration::from_millis(1));
+            if Instant::now() >= purge_at {
+                // What the client moved from one queue to another while they were purged is still there.
+                purge(producer);
+                purge_at = Instant::now() + POLL;
+            }
         }
     }
 

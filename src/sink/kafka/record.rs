@@ -37,11 +37,6 @@ pub(super) fn headers(message: &Message) -> Result<OwnedHeaders, PublishError> {
     Ok(headers)
 }
 
-/// What a message weighs at least in a batch, without its framing and headers.
-pub(super) fn least_size(message: &Message) -> usize {
-    message.body.len() + message.key().map_or(0, str::len)
-}
-
 #[cfg(test)]
 mod tests {
     use rdkafka::message::Headers as _;

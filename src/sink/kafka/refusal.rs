@@ -2,7 +2,7 @@
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-use crate::error::{Meaning, PublishError};
+use crate::error::PublishError;
 
 /// Why a message was not acknowledged.
 #[derive(Debug)]
@@ -30,8 +30,8 @@ enum Verdict {
 
 impl Failure {
     /// Whether a broker has refused a batch as a whole, for one of its messages.
-    pub(super) fn blames_batch(&self) -> bool {
-        !self.is_alone && matches!(verdict(self.code()), Verdict::Batch(_))
+    pub(super) fn is_of_batch(&self) -> bool {
+        matches!(verdict(self.code()), Verdict::Batch(_))
     }
 
     /// Whether the brokers don't let us write to the topic.
@@ -44,27 +44,38 @@ impl Failure {
     }
 }
 
-/// The one place that decides between an outage and a rejection.
+/// What a broker's answer means, or the lack of one: the one place that decides between an outage and a rejection.
 pub(super) fn classify(failure: Failure) -> PublishError {
-    let (meaning, context) = match verdict(failure.code()) {
-        Verdict::Message(context) => (Meaning::Rejected, context),
-        Verdict::Batch(context) if failure.is_alone => (Meaning::Rejected, context),
+    judge(failure, PublishError::rejected)
+}
+
+/// The same for what the client doesn't take: no broker was asked, so that a refusal says nothing of whether one
+/// is there.
+pub(super) fn by_client(failure: Failure) -> PublishError {
+    judge(failure, PublishError::invalid)
+}
+
+fn judge(failure: Failure, refused: fn(&'static str) -> PublishError) -> PublishError {
+    let (is_refused, context) = match verdict(failure.code()) {
+        Verdict::Message(context) => (true, context),
+        Verdict::Batch(context) if failure.is_alone => (true, context),
         Verdict::Batch(_) => (
-            Meaning::Unavailable,
-            "the broker refused a batch for one of its messages; smaller ones will show which",
+            false,
+            "the broker refused a batch for one of its messages; each will go alone to show which",
         ),
         // A broker that has just started may not know all topics yet, and the client believes it at once. A new
         // producer asks for as long as a new topic may take to show, and then it is so.
         Verdict::Topic if failure.topic_was_there => (
-            Meaning::Unavailable,
+            false,
             "the topic is gone; a new producer asks for it once more",
         ),
-        Verdict::Topic => (Meaning::Rejected, "the topic doesn't exist"),
-        Verdict::Outage(context) => (Meaning::Unavailable, context),
+        Verdict::Topic => (true, "the topic doesn't exist"),
+        Verdict::Outage(context) => (false, context),
     };
-    let error = match meaning {
-        Meaning::Rejected => PublishError::rejected(context),
-        _ => PublishError::unavailable(context),
+    let error = if is_refused {
+        refused(context)
+    } else {
+        PublishError::unavailable(context)
     };
     error.caused_by(failure.error)
 }
@@ -83,7 +94,8 @@ fn verdict(code: Option<Code>) -> Verdict {
         Some(Code::InvalidMessage) => {
             Batch("the broker found the message corrupt, or without a key")
         }
-        Some(Code::InvalidTimestamp) => Batch("the broker refused the message's timestamp"),
+        // Brokers name the message: all others of the batch fail as `InvalidDifferentRecord`.
+        Some(Code::InvalidTimestamp) => Message("the broker refused the message's timestamp"),
         Some(Code::InvalidRecord) => Message("the broker found the record invalid"),
         Some(Code::PolicyViolation) => Batch("the broker's policy refused the message"),
         Some(Code::TopicAuthorizationFailed) => {
@@ -136,7 +148,7 @@ fn verdict(code: Option<Code>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Meaning::{Rejected, Unavailable};
+    use crate::error::Meaning::{Invalid, Rejected, Unavailable};
 
     fn failure(code: Code, is_alone: bool, topic_was_there: bool) -> Failure {
         Failure {
@@ -202,11 +214,25 @@ mod tests {
     fn a_batch_is_blamed_only_if_the_message_was_not_alone() {
         for code in [Code::MessageSizeTooLarge, Code::InvalidMessage] {
             let among_others = failure(code, false, true);
-            assert!(among_others.blames_batch());
+            assert!(among_others.is_of_batch());
             assert_eq!(classify(among_others).meaning(), Unavailable, "{code:?}");
         }
-        assert!(!failure(Code::MessageSizeTooLarge, true, true).blames_batch());
-        assert!(!failure(Code::BrokerTransportFailure, false, true).blames_batch());
+        let named = failure(Code::InvalidTimestamp, false, true);
+        assert!(!named.is_of_batch());
+        assert_eq!(classify(named).meaning(), Rejected);
+        let innocent = failure(Code::InvalidDifferentRecord, false, true);
+        assert!(!innocent.is_of_batch());
+        assert_eq!(classify(innocent).meaning(), Unavailable);
+        assert!(!failure(Code::BrokerTransportFailure, false, true).is_of_batch());
+    }
+
+    #[test]
+    fn what_only_the_client_refuses_is_no_brokers_answer() {
+        for code in [Code::MessageSizeTooLarge, Code::TopicAuthorizationFailed] {
+            assert_eq!(by_client(failure(code, true, true)).meaning(), Invalid);
+        }
+        let full = failure(Code::QueueFull, true, true);
+        assert_eq!(by_client(full).meaning(), Unavailable);
     }
 
     #[test]

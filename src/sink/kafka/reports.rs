@@ -13,33 +13,28 @@ use super::producer::Line;
 use super::refusal::{self, Failure};
 use crate::error::{Meaning, PublishError};
 
-/// Where the answer about a message goes.
+/// Where the answer about a message goes: what travels with it through the client.
 pub(super) type Answer = oneshot::Sender<Result<(), PublishError>>;
-
-/// What travels with a message through the client.
-#[derive(Debug)]
-pub(super) struct Receipt {
-    pub(super) answer: Answer,
-    /// What the message weighs in a batch, at least.
-    pub(super) size: usize,
-}
 
 /// Receives what one producer tells, on the thread that polls it.
 #[derive(Debug)]
 pub(super) struct Reports {
     line: Arc<Line>,
+    /// Whether each message is a batch of its own. This producer's, for what the next one does must not change how
+    /// the rest of a refused batch is judged.
+    sends_alone: bool,
 }
 
 impl Reports {
-    pub(super) fn new(line: Arc<Line>) -> Self {
-        Self { line }
+    pub(super) fn new(line: Arc<Line>, sends_alone: bool) -> Self {
+        Self { line, sends_alone }
     }
 }
 
 impl ProducerContext for Reports {
-    type DeliveryOpaque = Box<Receipt>;
+    type DeliveryOpaque = Box<Answer>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, receipt: Box<Receipt>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, waiting: Box<Answer>) {
         let doubts = self.line.doubts();
         let answer = match result {
             Ok(message) => {
@@ -50,26 +45,24 @@ impl ProducerContext for Reports {
                 let topic = message.topic();
                 let failure = Failure {
                     error: error.clone(),
-                    is_alone: doubts.is_alone(receipt.size),
+                    is_alone: self.sends_alone,
                     topic_was_there: doubts.has_taken(topic),
                 };
                 if failure.is_forbidden() {
                     doubts.forbid(topic);
                 }
-                let blames_batch = failure.blames_batch();
+                if failure.is_of_batch() {
+                    doubts.distrust_batches();
+                }
                 let error = refusal::classify(failure);
-                if error.meaning() == Meaning::Unavailable
-                    && self.line.give_up(&error.chain())
-                    && blames_batch
-                {
-                    // Once per producer: all of a batch are reported, and other batches may follow.
-                    doubts.shrink_batches();
+                if error.meaning() == Meaning::Unavailable {
+                    self.line.give_up(&error.chain());
                 }
                 Err(error)
             }
         };
         // Nobody waits any more if the pipeline has ended.
-        receipt.answer.send(answer).ok();
+        waiting.send(answer).ok();
     }
 }
 

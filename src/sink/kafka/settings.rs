@@ -6,9 +6,6 @@ use rdkafka::error::KafkaError;
 use crate::config::{Kafka, KafkaMechanism};
 use crate::sink::connect::ConnectError;
 
-/// librdkafka's own default, which it doesn't tell.
-const DEFAULT_BATCH_SIZE: usize = 1_000_000;
-
 /// What `[….options]` may override.
 const DEFAULTS: [(&str, &str); 10] = [
     // What the Java client does, and with it everything that Debezium's consumers expect.
@@ -16,6 +13,8 @@ const DEFAULTS: [(&str, &str); 10] = [
     // Requests to one broker at a time. A broker checks the order of a producer's batches from the first that it has
     // stored in the partition: if it refuses a producer's very first (too large, too few replicas), it may take what
     // is in flight behind it. Batches fill meanwhile: five at a time were a quarter faster, with a broker next door.
+    // Not enough for a first batch of fewer than five messages: the client has the next one ready behind it, and
+    // sends that even after a fatal error.
     ("max.in.flight", "1"),
     // The client waits this long for company before it sends a batch. While a request is on its way the next batch
     // fills anyway, so waiting buys little and costs each lone event its latency.
@@ -64,15 +63,8 @@ impl Settings {
         }
     }
 
-    /// Bytes that a batch may have, as configured.
-    pub(super) fn batch_size(&self) -> usize {
-        let options = &self.config.options;
-        let size = |name| options.get(name)?.expose().parse().ok();
-        size("batch.size").unwrap_or(DEFAULT_BATCH_SIZE)
-    }
-
-    /// The configuration of a producer with batches of this size.
-    pub(super) fn client(&self, batch_size: usize) -> ClientConfig {
+    /// The configuration of a producer. `alone`: each message is a batch of its own.
+    pub(super) fn client(&self, alone: bool) -> ClientConfig {
         let mut client = ClientConfig::new();
         client.set_log_level(RDKafkaLogLevel::Info);
         client.set("client.id", client_id(&self.client_name));
@@ -82,7 +74,9 @@ impl Settings {
         for (name, value) in &self.config.options {
             client.set(name, value.expose());
         }
-        client.set("batch.size", batch_size.to_string());
+        if alone {
+            client.set("batch.num.messages", "1");
+        }
         client.set("bootstrap.servers", self.config.brokers.join(","));
         self.secure(&mut client);
         for (name, value) in PROMISES {

@@ -1,6 +1,6 @@
 //! The sink against librdkafka's mock cluster, a server of the protocol inside this process that fails as told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -98,6 +98,29 @@ async fn deliver(sink: &mut KafkaSink, seqs: impl IntoIterator<Item = i64>) -> V
     rejected
 }
 
+/// Sends so that there are always some in flight, and goes back to the first that failed once all have ended.
+async fn stream(sink: &mut KafkaSink, first: i64, last: i64) {
+    let deadline = Instant::now() + DEADLINE;
+    let (mut next, mut failed, mut sent) = (first, None, VecDeque::new());
+    loop {
+        while failed.is_none() && sent.len() < 50 && next <= last {
+            sent.push_back((next, sink.call(message(TOPIC, next))));
+            next += 1;
+        }
+        if let Some((seq, answer)) = sent.pop_front() {
+            if answer.await.is_err() {
+                failed.get_or_insert(seq);
+            }
+        } else if let Some(seq) = failed.take() {
+            assert!(Instant::now() < deadline, "{seq} is left");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            next = seq;
+        } else {
+            return;
+        }
+    }
+}
+
 /// Messages as consumers see them, in each partition's order, until the ends of all partitions.
 fn consumed(cluster: &Cluster) -> Vec<(i32, rdkafka::message::OwnedMessage)> {
     let consumer: BaseConsumer = ClientConfig::new()
@@ -154,6 +177,18 @@ fn assert_complete(cluster: &Cluster, expected: impl IntoIterator<Item = i64>) {
     assert_eq!(seen, expected.into_iter().collect::<Vec<_>>());
 }
 
+/// Has the broker find a gap in the sequence numbers. The client has one request ready behind the one that fails, and
+/// sends it: a real broker, which counts, refuses that too.
+fn lose_sequence(cluster: &Cluster) {
+    let gap = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+    cluster.request_errors(RDKafkaApiKey::Produce, &[gap, gap]);
+}
+
+/// What was left of that, if nothing was ready.
+fn find_sequence(cluster: &Cluster) {
+    cluster.clear_request_errors(RDKafkaApiKey::Produce);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_that_pass_are_the_clients_business() {
     use RDKafkaRespErr::*;
@@ -180,11 +215,9 @@ async fn a_lost_sequence_is_an_outage_and_a_new_producer_goes_on() {
     let cluster = cluster(1);
     let mut sink = sink(&cluster, &[("batch.num.messages", "10")]).await;
     assert!(deliver(&mut sink, 1..=50).await.is_empty());
-    cluster.request_errors(
-        RDKafkaApiKey::Produce,
-        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER],
-    );
+    lose_sequence(&cluster);
     let outcomes = send(&mut sink, (51..=500).map(|seq| message(TOPIC, seq))).await;
+    find_sequence(&cluster);
     let away = failed(&outcomes, Meaning::Unavailable);
     assert!(!away.is_empty());
     assert!(deliver(&mut sink, away).await.is_empty());
@@ -197,10 +230,7 @@ async fn what_is_handed_over_behind_a_failure_fails_too_until_all_have_heard_of_
     let cluster = cluster(1);
     let mut sink = sink(&cluster, &[("batch.num.messages", "10")]).await;
     assert!(deliver(&mut sink, 1..=50).await.is_empty());
-    cluster.request_errors(
-        RDKafkaApiKey::Produce,
-        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER],
-    );
+    lose_sequence(&cluster);
     // Long enough for the next producer, and longer: nobody listens to answers meanwhile.
     let mut unheard = Vec::new();
     for seq in 51..=1_000 {
@@ -220,67 +250,8 @@ async fn what_is_handed_over_behind_a_failure_fails_too_until_all_have_heard_of_
         }
     }
     assert!(!failed.is_empty());
+    find_sequence(&cluster);
     assert!(deliver(&mut sink, 1_001..=1_010).await.is_empty());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_forbidden_topic_rejects_its_own_messages_only() {
-    let cluster = cluster(1);
-    let mut sink = sink(&cluster, &[("batch.num.messages", "1")]).await;
-    assert!(deliver(&mut sink, 1..=10).await.is_empty());
-    cluster.request_errors(
-        RDKafkaApiKey::Produce,
-        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED],
-    );
-    let outcomes = send(&mut sink, [message(TOPIC, 11)]).await;
-    assert_eq!(failed(&outcomes, Meaning::Rejected), [11]);
-    // For a while nobody is asked again.
-    let outcomes = send(&mut sink, [message(TOPIC, 12)]).await;
-    assert_eq!(failed(&outcomes, Meaning::Rejected), [12]);
-    cluster.create_topic("others", 1, 1).expect("a topic");
-    let deadline = Instant::now() + DEADLINE;
-    while !failed(
-        &send(&mut sink, [message("others", 13)]).await,
-        Meaning::Unavailable,
-    )
-    .is_empty()
-    {
-        assert!(Instant::now() < deadline, "no new producer");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_is_refused_shows_which_message_it_was() {
-    let cluster = cluster(1);
-    let mut sink = sink(&cluster, &[("linger.ms", "50")]).await;
-    assert!(deliver(&mut sink, 1..=5).await.is_empty());
-    let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
-    cluster.request_errors(RDKafkaApiKey::Produce, &[refused]);
-    // Refused with others: nobody is rejected.
-    assert!(deliver(&mut sink, 6..=200).await.is_empty());
-    assert_complete(&cluster, 1..=200);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_the_client_finds_too_large_is_rejected_alone() {
-    let cluster = cluster(1);
-    let mut sink = sink(&cluster, &[("message.max.bytes", "1000")]).await;
-    let large = |seq: i64| Message {
-        body: vec![b'x'; 2_000].into(),
-        ..message(TOPIC, seq)
-    };
-    let messages = (1..=100).map(|seq| {
-        if seq % 10 == 0 {
-            large(seq)
-        } else {
-            message(TOPIC, seq)
-        }
-    });
-    let outcomes = send(&mut sink, messages).await;
-    let tens: Vec<i64> = (10..=100).step_by(10).collect();
-    assert_eq!(failed(&outcomes, Meaning::Rejected), tens);
-    assert!(failed(&outcomes, Meaning::Unavailable).is_empty());
-    assert_complete(&cluster, (1..=100).filter(|seq| seq % 10 != 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -303,22 +274,6 @@ async fn a_broker_that_goes_and_comes_back_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_does_not_exist_is_a_rejection() {
-    let cluster = cluster(1);
-    let patience = ("topic.metadata.propagation.max.ms", "300");
-    let mut sink = sink(&cluster, &[patience]).await;
-    cluster
-        .topic_error(
-            "missing",
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
-        )
-        .expect("an error");
-    let outcomes = send(&mut sink, [message("missing", 1), message(TOPIC, 2)]).await;
-    assert_eq!(failed(&outcomes, Meaning::Rejected), [1]);
-    assert!(failed(&outcomes, Meaning::Unavailable).is_empty());
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_flight_ends_with_the_sink() {
     let cluster = cluster(1);
     let mut sink = sink(&cluster, &[]).await;
@@ -335,6 +290,27 @@ async fn what_is_in_flight_ends_with_the_sink() {
         let error = answer.expect("no panic").expect_err("not published");
         assert_eq!(error.meaning(), Meaning::Unavailable);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_back_is_not_published_when_the_broker_is_back() {
+    let cluster = cluster(1);
+    let mut sink = sink(&cluster, &[]).await;
+    assert!(deliver(&mut sink, 1..=10).await.is_empty());
+    cluster.broker_down(1).expect("down");
+    let recall = sink.recall();
+    let waiting: Vec<_> = (11..=100)
+        .map(|seq| sink.call(message(TOPIC, seq)))
+        .collect();
+    recall();
+    for answer in waiting {
+        let answer = tokio::time::timeout(DEADLINE, answer).await;
+        let error = answer.expect("an end").expect_err("not published");
+        assert_eq!(error.meaning(), Meaning::Unavailable);
+    }
+    cluster.broker_up(1).expect("up");
+    assert!(deliver(&mut sink, 101..=110).await.is_empty());
+    assert_complete(&cluster, (1..=10).chain(101..=110));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -382,3 +358,5 @@ async fn consumers_of_debezium_find_what_they_expect() {
         assert_eq!(header.value.map(<[u8]>::len), Some(36));
     }
 }
+
+mod refused;

@@ -9,7 +9,6 @@ use tokio::time::Instant;
 use tower::{Service as _, ServiceExt as _};
 
 use super::Pump;
-use super::stall::Stall;
 use crate::error::{Meaning, PublishError};
 use crate::event::Event;
 use crate::pipeline::Verdict;
@@ -92,7 +91,10 @@ impl Pump {
         }
         let answer = match self.order {
             KeyOrder::Gated => Either::Left(self.stack.clone().oneshot(Arc::clone(&event))),
-            KeyOrder::Kept => Either::Right(self.handed_over(Arc::clone(&event))),
+            KeyOrder::Kept => {
+                self.stall.begins(number);
+                Either::Right(self.handed_over(Arc::clone(&event)))
+            }
         };
         self.in_flight.push(Box::pin(async move {
             let Ok(verdict) = answer.await;
@@ -119,6 +121,7 @@ impl Pump {
             number,
             verdict,
         } = attempted;
+        self.stall.ends(number);
         match verdict {
             Verdict::Published => {
                 self.answered(number);
@@ -201,7 +204,7 @@ impl Pump {
 
     /// The broker is away.
     fn suspend(&mut self, number: u64, probe_at: Instant, error: &PublishError) {
-        self.stall = Stall::default();
+        self.stall.gives_way();
         match &mut self.outage {
             Some(outage) => {
                 if number >= outage.first_probe {

@@ -32,6 +32,8 @@ enum Step {
     Refuse,
     /// Stores so many, but their acknowledgements get lost, and so does everything behind them.
     BreakDown(usize),
+    /// Says of the first that nothing can be made of it.
+    Disown,
     /// Nothing, for so many seconds.
     Silence(u64),
 }
@@ -76,6 +78,11 @@ impl Line {
                     answer.send(Err(PublishError::rejected("no"))).ok();
                 }
             }
+            Step::Disown => {
+                if let Some((_, answer)) = self.lock().waiting.pop_front() {
+                    answer.send(Err(PublishError::invalid("no"))).ok();
+                }
+            }
             Step::BreakDown(stored) => {
                 let mut wire = self.lock();
                 let lost = wire.waiting.len().min(stored);
@@ -112,15 +119,17 @@ impl Service<Message> for Line {
     }
 }
 
-/// Shows these batches, one per read.
-struct Script(VecDeque<Vec<Arc<Event>>>);
+/// Shows these batches, one per read. Clones share them.
+#[derive(Clone)]
+struct Script(Arc<Mutex<VecDeque<Vec<Arc<Event>>>>>);
 
 #[async_trait]
 impl Reader for Script {
     async fn read(&mut self, _: usize, _: usize) -> Result<Batch, SourceError> {
+        let mut batches = self.0.lock().expect("nobody panics with it");
         Ok(Batch {
-            events: self.0.pop_front().unwrap_or_default(),
-            more: !self.0.is_empty(),
+            events: batches.pop_front().unwrap_or_default(),
+            more: !batches.is_empty(),
             ..Batch::default()
         })
     }
@@ -174,6 +183,7 @@ impl Table {
 
 struct Running {
     line: Line,
+    script: Script,
     table: Table,
     status: Status,
     stop: CancellationToken,
@@ -195,10 +205,11 @@ impl Running {
         let order = sink.order;
         let pipeline_status = status.start_pipeline("a", "b");
         pipeline_status.sink_is_connected();
+        let script = Script(Arc::new(Mutex::new(batches.into())));
         let pump = Pump::new(PumpParts {
             stack: stack(sink, &config.sinks["b"], None, Arc::clone(&metrics)),
             order,
-            reader: Box::new(Script(batches.into())),
+            reader: Box::new(script.clone()),
             bell: None,
             store: Box::new(table.clone()),
             ledger: StoredLedger {
@@ -216,6 +227,7 @@ impl Running {
         let pump = tokio::spawn(pump.run(stop.clone()));
         Self {
             line,
+            script,
             table,
             status,
             stop,
@@ -317,6 +329,32 @@ async fn silence_shows_as_an_outage_and_sends_nothing_twice() {
         .until("all", || running.line.stored().len() == 3)
         .await;
     assert_eq!(running.line.stored(), [1, 2, 3]);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ends_without_the_broker_is_no_silence_of_it() {
+    let running = Running::start(vec![events(1..2, "a")]);
+    running.waits(1).await;
+    running.line.step(Step::Silence(1)).await;
+    running.line.step(Step::Disown).await;
+    running.line.step(Step::Silence(70)).await;
+    let later = events(2..3, "a");
+    let script = running
+        .script
+        .0
+        .lock()
+        .map(|mut batches| batches.push_back(later));
+    script.expect("nobody panics with it");
+    running.waits(1).await;
+    running.line.step(Step::Silence(1)).await;
+    assert_eq!(running.status.report().pipelines[0].sink_state, "connected");
+    // It is one now, and over when that event has ended without the broker, too.
+    running.line.step(Step::Silence(3)).await;
+    assert_eq!(running.status.report().pipelines[0].sink_state, "away");
+    running.line.step(Step::Disown).await;
+    let back = || running.status.report().pipelines[0].sink_state == "connected";
+    running.until("the sink is back", back).await;
     running.stop().await;
 }
 

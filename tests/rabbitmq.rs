@@ -145,6 +145,58 @@ async fn of_20000_messages_1_in_7_unroutable_every_one_is_judged_right() {
     }
 }
 
+/// Publishes until the broker itself has answered.
+async fn asked(sink: &RabbitmqSink, message: &Message) -> Result<(), PublishError> {
+    loop {
+        match publish(sink, message.clone()).await {
+            Err(error) if error.meaning() == Meaning::Busy => {
+                assert!(
+                    error.chain().contains("another message"),
+                    "{}",
+                    error.chain()
+                );
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// A header that is an order to RabbitMQ, as text, would close the channel.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_header_that_rabbitmq_reads_is_told_at_once_and_harms_no_other() {
+    let broker = Broker::shared().await;
+    let (queue, other) = (broker.queue("classic").await, broker.queue("classic").await);
+    let exchange = broker.exchange().await;
+    broker.bind(&queue, &exchange, "k").await;
+    let sink = connected(&shared()).await;
+    let publishes = (0..400).map(|n| {
+        let mut message = message(&exchange, "k", 10);
+        let name = match n % 40 {
+            0 => Some("CC"),
+            1 => Some("BCC"),
+            2 => Some("cc"),
+            _ => None,
+        };
+        let header = name.map(|name| (name.to_owned(), other.clone()));
+        message.headers.extend(header);
+        let sink = &sink;
+        async move { (n, publish(sink, message).await) }
+    });
+    for (n, result) in futures::future::join_all(publishes).await {
+        match (n % 40, result) {
+            (0 | 1, Err(error)) => {
+                assert_eq!(error.meaning(), Meaning::Invalid, "{}", error.chain());
+                assert!(error.chain().contains("CC"), "{}", error.chain());
+            }
+            (2.., Ok(())) => {}
+            (_, result) => panic!("{n}: {result:?}"),
+        }
+    }
+    assert_eq!(broker.len(&queue).await, 380);
+    assert_eq!(broker.len(&other).await, 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_exchange_rejects_its_own_and_no_other() {
     const COUNT: usize = 3_000;
@@ -160,7 +212,7 @@ async fn a_missing_exchange_rejects_its_own_and_no_other() {
                 false => message("", &queue, 10),
             };
             let sink = &sink;
-            async move { (is_missing, publish(sink, message).await) }
+            async move { (is_missing, asked(sink, &message).await) }
         })
         .buffer_unordered(256)
         .collect()
@@ -235,8 +287,9 @@ async fn an_exchange_that_is_deleted_under_load_fails_no_other() {
         .buffer_unordered(512);
     work.collect::<Vec<()>>().await;
     assert_eq!(innocent.into_inner(), 6_000 / 20 * 19);
-    let (meaning, chain) = refusal(&sink, message(&exchange, "k", 10)).await;
-    assert_eq!(meaning, Meaning::Rejected, "{chain}");
+    let last = asked(&sink, &message(&exchange, "k", 10)).await;
+    let error = last.expect_err("no such exchange");
+    assert_eq!(error.meaning(), Meaning::Rejected, "{}", error.chain());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

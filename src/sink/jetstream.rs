@@ -7,6 +7,8 @@
 //!   repetition is dropped by the stream within its `duplicate_window`.
 //! - Publishes are pipelined. The sink sets no limit of its own: what is in flight is what its callers hold,
 //!   and a dropped future gives everything back. It sets no timeout either: the pipeline's timeout layer does.
+//! - A stream, or a subject of it, that takes nothing (`discard = new`, and it is full) holds up what is for it and
+//!   nothing else.
 //! - A lost connection fails everything in flight at once, and further calls at once until it is back.
 //!
 //! The relay needs permission to publish to its subjects, to subscribe to `_INBOX.>`, and to ask
@@ -202,12 +204,12 @@ impl Publisher {
         nats_connection::frame::check_subject(&subject)?;
         // While there is no connection the client would queue the message, and write it long after the timeout.
         if self.client.connection_state() != State::Connected {
-            return Err(refusal::classify(Failure::Disconnected));
+            return Err(refusal::classify(Failure::Disconnected, &subject));
         }
         match self.exchange(&subject, headers, message.body).await {
             Ok(()) => Ok(()),
             Err(Failure::NoResponders) => Err(self.capture.explain(&subject).await),
-            Err(failure) => Err(refusal::classify(failure)),
+            Err(failure) => Err(refusal::classify(failure, &subject)),
         }
     }
 

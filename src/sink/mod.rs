@@ -67,6 +67,8 @@ pub enum KeyOrder {
     ///   client after its time is up would be sent once more behind its successors; it reports an outage while
     ///   nothing at all is answered.
     ///
+    /// - No message fails as [`Busy`](crate::error::Meaning::Busy): where one waits, its successors must.
+    ///
     /// A message that is rejected doesn't come again: its successors are out already.
     Kept,
 }

@@ -8,6 +8,9 @@
 //!   how each is judged exactly even so.
 //! - A message that closes its channel (no such exchange, no permission, too large) is rejected by itself. Those that
 //!   were in flight with it are published again.
+//! - A queue that takes nothing (`x-overflow = reject-publish`, and it is full) holds up what is for it and nothing
+//!   else. Where an exchange routes a message to several queues of which one is full, the others get the message with
+//!   each attempt: RabbitMQ takes nothing back.
 //! - A lost connection fails everything in flight at once, and further calls at once until it is back, and so does
 //!   a broker that blocks publishers (memory or disk alarm). There is no timeout here: the pipeline has one.
 //!

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::Either;
@@ -122,9 +123,11 @@ impl Pump {
             verdict,
         } = attempted;
         self.stall.ends(number);
+        self.busy.ends(&event);
         match verdict {
             Verdict::Published => {
                 self.answered(number);
+                self.busy.taken();
                 self.done(&event);
             }
             Verdict::Skipped => self.done(&event),
@@ -137,11 +140,13 @@ impl Pump {
                     delay = ?after,
                     "the broker refused an event, which is tried again"
                 );
-                for waiting in self.gate.park(&event) {
-                    self.let_go(&waiting);
-                }
-                self.delayed
-                    .insert((Instant::now() + after, event.seq), event);
+                self.park(event, after);
+            }
+            Verdict::Busy { after, error } => {
+                self.answered(number);
+                self.metrics.retries.increment(1);
+                self.busy.refused(&event, &error);
+                self.park(event, after);
             }
             Verdict::Dead { attempts, error } => {
                 if error.meaning() != Meaning::Invalid {
@@ -156,6 +161,15 @@ impl Pump {
                 self.ready.insert(event.seq, event);
             }
         }
+    }
+
+    /// `event` waits for its next attempt, and its key with it.
+    fn park(&mut self, event: Arc<Event>, delay: Duration) {
+        for waiting in self.gate.park(&event) {
+            self.let_go(&waiting);
+        }
+        let due = Instant::now() + delay;
+        self.delayed.insert((due, event.seq), event);
     }
 
     /// Nothing more is needed for `event`: the next of its key may go.

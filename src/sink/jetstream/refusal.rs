@@ -16,6 +16,8 @@ pub(super) enum Failure {
     Disconnected,
     /// The server forbids publishing to the subject.
     Forbidden,
+    /// The server takes fewer bytes of this user.
+    TooLarge(usize),
     /// Nobody listens on the subject: no stream captures it, or JetStream is away.
     NoResponders,
     /// JetStream replied with an error.
@@ -41,6 +43,7 @@ pub(super) fn classify(failure: Failure, subject: &str) -> PublishError {
         Failure::Unsent(error) => refusal::unsent(error),
         Failure::Disconnected => refusal::disconnected(),
         Failure::Forbidden => refusal::forbidden(),
+        Failure::TooLarge(size) => refusal::too_large(size),
         Failure::NoResponders => PublishError::unavailable("nobody answers for this subject"),
         Failure::Refused(error) => match meaning(&error) {
             Meaning::Rejected => {
@@ -125,6 +128,7 @@ mod tests {
             (unsent(PublishErrorKind::Send), Unavailable),
             (Failure::Disconnected, Unavailable),
             (Failure::Forbidden, Rejected),
+            (Failure::TooLarge(7), Invalid),
             (Failure::NoResponders, Unavailable),
         ];
         for (failure, meaning) in cases {

@@ -12,7 +12,8 @@ use outbox_relay::sink::rabbitmq::{RabbitmqSink, connect, probe};
 use tokio::time::timeout;
 use tower::ServiceExt;
 
-use super::{asked, config, connected, message, publish, refusal};
+use super::refusals::asked;
+use super::{config, connected, message, publish, refusal};
 use crate::support::certs::Authority;
 use crate::support::private_rabbitmq::PrivateRabbitmq;
 use crate::support::process::Signal;

@@ -23,6 +23,10 @@ pub(super) enum Failure {
     Channel(lapin::Error),
     /// The channel ended, and nothing but this message was in flight on it.
     Alone(lapin::Error),
+    /// The connection ended, and nothing but this message was in flight on it.
+    Suspected(lapin::Error),
+    /// It did so twice, and the broker took others in between.
+    Convicted(lapin::Error),
 }
 
 /// What the broker's verdict means.
@@ -75,6 +79,15 @@ pub(super) fn classify(failure: Failure) -> PublishError {
             PublishError::rejected(format!("RabbitMQ refused the message: {}", text_of(&error)))
                 .caused_by(error)
         }
+        Failure::Suspected(error) => PublishError::busy(
+            "RabbitMQ ended the connection while this message alone was on its way",
+        )
+        .caused_by(error),
+        // To try again would end the connection for all others again.
+        Failure::Convicted(error) => PublishError::invalid(
+            "RabbitMQ ended the connection twice while this message alone was on its way, and took others in between",
+        )
+        .caused_by(error),
         Failure::Alone(error) => {
             PublishError::unavailable("RabbitMQ could not take the message").caused_by(error)
         }
@@ -110,7 +123,7 @@ mod tests {
     use lapin::protocol::{AMQPError, AMQPHardError};
 
     use super::*;
-    use crate::error::Meaning::{Busy, Rejected, Unavailable};
+    use crate::error::Meaning::{Busy, Invalid, Rejected, Unavailable};
     use crate::sink::rabbitmq::judge::Return;
 
     fn soft(kind: AMQPSoftError, text: &str) -> lapin::Error {
@@ -152,7 +165,9 @@ mod tests {
             CHANNELERROR, CONNECTIONFORCED, FRAMEERROR, INTERNALERROR, RESOURCEERROR,
         };
         use AMQPSoftError::{ACCESSREFUSED, NOTFOUND, PRECONDITIONFAILED, RESOURCELOCKED};
-        use Failure::{Alone, Blocked, Channel, Confused, Disconnected, Known};
+        use Failure::{
+            Alone, Blocked, Channel, Confused, Convicted, Disconnected, Known, Suspected,
+        };
         let missing = || soft(NOTFOUND, "NOT_FOUND - no exchange 'e' in vhost '/'");
         let io = |kind: io::ErrorKind| lapin::Error::from(io::Error::from(kind));
         let cases = [
@@ -176,6 +191,8 @@ mod tests {
                 Unavailable,
                 "operator",
             ),
+            (Suspected(hard(INTERNALERROR, "bug")), Busy, "bug"),
+            (Convicted(hard(INTERNALERROR, "bug")), Invalid, "bug"),
             (Alone(hard(CHANNELERROR, "channel")), Unavailable, "channel"),
             (Alone(hard(FRAMEERROR, "frame")), Unavailable, "frame"),
             (Alone(hard(INTERNALERROR, "bug")), Unavailable, "bug"),

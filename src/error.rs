@@ -14,6 +14,10 @@ pub enum Meaning {
     /// The broker is away, overloaded or did not answer: retried for as long as it takes, and no attempt of
     /// any event is used up.
     Unavailable,
+    /// The broker is there, and this message's destination takes nothing now, such as a queue that is full: retried
+    /// for as long as it takes, and no attempt is used up. The event's key waits; other keys, and so other
+    /// destinations, go on.
+    Busy,
     /// The broker is there and refused this very message: `max_retries` further attempts, then a dead letter.
     Rejected,
     /// The relay itself can't make a message of the event (no route, a subject with a space in it), or its client
@@ -36,6 +40,11 @@ impl PublishError {
     /// The broker is away, overloaded or did not answer. `context` says what was tried.
     pub fn unavailable(context: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Meaning::Unavailable, context.into())
+    }
+
+    /// The destination takes nothing now, and others may. `context` says which, and why.
+    pub fn busy(context: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Meaning::Busy, context.into())
     }
 
     /// The broker refused this message. `context` says why, in words for an operator.

@@ -14,7 +14,7 @@ use crate::status::Activity;
 pub const SOURCE: &str = "source";
 /// Label: the sink's name.
 pub const SINK: &str = "sink";
-/// Label: how an attempt ended (`acknowledged`, `skipped`, `rejected`, `invalid`, `unavailable`).
+/// Label: how an attempt ended (`acknowledged`, `skipped`, `rejected`, `invalid`, `busy`, `unavailable`).
 pub const OUTCOME: &str = "outcome";
 /// Label: why a source was read (see [`Cause`]).
 pub const CAUSE: &str = "cause";
@@ -37,7 +37,9 @@ pub const OLDEST_PENDING: &str = "outbox_oldest_pending_seconds";
 pub const IN_FLIGHT: &str = "outbox_in_flight";
 /// Events that wait for a retry or behind one of their key that does.
 pub const PARKED_EVENTS: &str = "outbox_parked_events";
-/// Further attempts after a rejection or an outage.
+/// Events whose destination takes nothing now; they are parked, and others go on.
+pub const BUSY_EVENTS: &str = "outbox_busy_events";
+/// Further attempts after a rejection, an outage, or a destination that took nothing.
 pub const RETRIES: &str = "outbox_retries_total";
 /// Dead letters that stand in the table. Those of a sink that the configuration lacks show too.
 pub const DEAD_LETTERS: &str = "outbox_dead_letters";
@@ -101,7 +103,14 @@ pub fn describe() {
         PARKED_EVENTS,
         "Events that wait for a retry or behind one of their key that does."
     );
-    describe_counter!(RETRIES, "Further attempts after a rejection or an outage.");
+    describe_gauge!(
+        BUSY_EVENTS,
+        "Events whose destination takes nothing now, such as a full queue."
+    );
+    describe_counter!(
+        RETRIES,
+        "Further attempts after a rejection, an outage, or a destination that took nothing."
+    );
     describe_gauge!(DEAD_LETTERS, "Dead letters that stand in the table.");
     describe_gauge!(
         SINK_AVAILABLE,
@@ -149,6 +158,7 @@ pub struct PipelineMetrics {
     pub skipped: Counter,
     pub rejected: Counter,
     pub invalid: Counter,
+    pub busy: Counter,
     pub unavailable: Counter,
     pub duration: Histogram,
     pub latency: Histogram,
@@ -156,6 +166,7 @@ pub struct PipelineMetrics {
     pub oldest_pending: Gauge,
     pub in_flight: Gauge,
     pub parked: Gauge,
+    pub busy_events: Gauge,
     pub retries: Counter,
     pub available: Gauge,
     pub unstored: Gauge,
@@ -228,6 +239,8 @@ impl PipelineMetrics {
         self.oldest_pending.set(oldest.as_secs_f64());
         self.in_flight.set(to_f64(activity.in_flight as u64));
         self.parked.set(to_f64(activity.parked as u64));
+        let busy = activity.busy.as_ref().map_or(0, |busy| busy.events);
+        self.busy_events.set(to_f64(busy as u64));
         self.available.set(if available { 1.0 } else { 0.0 });
     }
 
@@ -248,6 +261,7 @@ impl PipelineMetrics {
             skipped: attempts("skipped"),
             rejected: attempts("rejected"),
             invalid: attempts("invalid"),
+            busy: attempts("busy"),
             unavailable: attempts("unavailable"),
             duration: histogram!(PUBLISH_DURATION, &pipeline),
             latency: histogram!(DELIVERY_LATENCY, &pipeline),
@@ -255,6 +269,7 @@ impl PipelineMetrics {
             oldest_pending: gauge!(OLDEST_PENDING, &pipeline),
             in_flight: gauge!(IN_FLIGHT, &pipeline),
             parked: gauge!(PARKED_EVENTS, &pipeline),
+            busy_events: gauge!(BUSY_EVENTS, &pipeline),
             retries: counter!(RETRIES, &pipeline),
             available: gauge!(SINK_AVAILABLE, &pipeline),
             unstored: gauge!(UNSTORED, &pipeline),

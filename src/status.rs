@@ -89,6 +89,23 @@ pub struct Activity {
     pub oldest_pending: Option<DateTime<Utc>>,
     /// Ranges of `seq` below the highest seen that are neither seen nor closed.
     pub holes: usize,
+    /// Destinations that take nothing now, if there are any.
+    pub busy: Option<Busy>,
+}
+
+/// Destinations of a sink that take nothing now, although its broker answers: full queues and streams.
+#[derive(Debug, Clone)]
+pub struct Busy {
+    /// How many events wait for them, not counting those behind one of their key.
+    pub events: usize,
+    /// Since when there are such destinations.
+    pub since: Instant,
+    /// Since when the sink's broker has taken nothing at all.
+    pub idle_since: Instant,
+    /// What the broker said last.
+    pub error: String,
+    /// Whether what waits leaves no room to read more, so that everything else for this sink waits too.
+    pub blocks_reading: bool,
 }
 
 impl Status {
@@ -213,7 +230,10 @@ impl Status {
                 }
                 Some(_) => {}
                 None if !state.connected => obstacles.push(format!("sink {sink}: connecting")),
-                None => {}
+                None => {
+                    let why = state.standstill();
+                    obstacles.extend(why.map(|why| format!("sink {sink}: {why}")));
+                }
             }
         }
         obstacles
@@ -233,6 +253,19 @@ impl Status {
             })
         });
         stuck.collect()
+    }
+}
+
+impl PipelineState {
+    /// Why nothing goes on although the broker answers.
+    fn standstill(&self) -> Option<String> {
+        let busy = self.activity.as_ref()?.busy.as_ref()?;
+        let idle = busy.idle_since.elapsed();
+        let Busy { events, error, .. } = busy;
+        (idle >= SINK_AWAY_LIMIT).then(|| {
+            let idle = idle.as_secs();
+            format!("nothing was taken for {idle} s, {events} events wait: {error}")
+        })
     }
 }
 
@@ -314,6 +347,34 @@ mod tests {
         pipeline.sink_is_back();
         pipeline.beat();
         assert!(status.obstacles().is_empty() && status.stuck().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_destination_is_an_obstacle_where_nothing_else_goes_on() {
+        let status = Status::default();
+        let pipeline = status.start_pipeline("draft", "picks");
+        pipeline.sink_is_connected();
+        let since = Instant::now();
+        let works = |idle_since| {
+            pipeline.works(Activity {
+                busy: Some(Busy {
+                    events: 3,
+                    since,
+                    idle_since,
+                    error: "queue q is full".to_owned(),
+                    blocks_reading: false,
+                }),
+                ..Activity::default()
+            });
+        };
+        tokio::time::advance(2 * SINK_AWAY_LIMIT).await;
+        works(Instant::now());
+        assert!(status.obstacles().is_empty(), "others go on");
+        works(since);
+        let expected = "sink picks: nothing was taken for 120 s, 3 events wait: queue q is full";
+        assert_eq!(status.obstacles(), [expected]);
+        pipeline.works(Activity::default());
+        assert!(status.obstacles().is_empty());
     }
 
     #[tokio::test]

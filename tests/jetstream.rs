@@ -185,10 +185,28 @@ async fn a_full_stream_pushes_back() {
         .expect("there is room for one");
     let waiting = message("full", 1);
     let (meaning, chain) = refusal(&sink, waiting.clone()).await;
-    assert_eq!(meaning, Meaning::Unavailable, "{chain}");
+    assert_eq!(meaning, Meaning::Busy, "{chain}");
     assert!(chain.contains("maximum messages exceeded"), "{chain}");
     stream.purge().await.expect("make room");
     publish(&sink, waiting).await.expect("there is room again");
+
+    let full = Config {
+        name: "SUBJECTS".into(),
+        subjects: vec!["each.*".into()],
+        max_messages_per_subject: 1,
+        discard: DiscardPolicy::New,
+        discard_new_per_subject: true,
+        ..Config::default()
+    };
+    let context = server.context().await;
+    context.create_stream(full).await.expect("a stream");
+    publish(&sink, message("each.a", 1)).await.expect("one");
+    let (meaning, chain) = refusal(&sink, message("each.a", 1)).await;
+    assert_eq!(meaning, Meaning::Busy, "{chain}");
+    assert!(chain.contains("each.a"), "{chain}");
+    publish(&sink, message("each.b", 1))
+        .await
+        .expect("another subject has room");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod demo;
 mod environment;
 mod examples;
 mod faults;
+mod full;
 mod guard;
 mod jetstream;
 mod kafka;

@@ -5,11 +5,12 @@ pub(crate) mod subscriber;
 mod wire;
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use futures::{StreamExt, stream};
-use outbox_relay::config::{Nats, NatsAuth, Secret};
+use outbox_relay::config::{Contents, Nats, NatsAuth, Secret};
 use outbox_relay::error::{Meaning, PublishError};
 use outbox_relay::sink::nats::{NatsSink, connect, probe};
 use outbox_relay::sink::{Destination, Message};
@@ -297,4 +298,41 @@ async fn one_fence_confirms_many_messages() {
     let fences = fences.heard().len();
     report!("{COUNT} confirmed in {elapsed:?}, window {WINDOW}, by {fences} fences");
     assert!(fences * 10 < COUNT, "{fences} fences");
+}
+
+/// A user whose JWT allows 1,024 bytes at a time, on a server that says that it takes 1 MiB. It closes the connection.
+#[tokio::test]
+async fn a_message_larger_than_its_user_may_send_is_told_from_an_outage() {
+    const OPERATOR: &str = include_str!("jetstream/operator/server.conf");
+    let server = PrivateNats::start(OPERATOR).await;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/jetstream/operator");
+    let creds = NatsAuth::Credentials(folder.join("small.creds"), Contents::default());
+    let config = Nats {
+        auth: creds,
+        ..config(&server.url())
+    };
+    let sink = connect(&config, "outbox-relay/test")
+        .await
+        .expect("connect the sink");
+    let large = message("draft.large", 100_000);
+    let mut outages = 0;
+    let error = loop {
+        let others = (0..50).map(|_| publish(&sink, message("draft.small", 500)));
+        let (refused, others) = tokio::join!(publish(&sink, large.clone()), join_all(others));
+        for error in others.iter().filter_map(|result| result.as_ref().err()) {
+            assert_eq!(error.meaning(), Meaning::Unavailable, "{}", error.chain());
+        }
+        let error = refused.expect_err("more than the user may send");
+        if error.meaning() == Meaning::Invalid {
+            break error;
+        }
+        outages += 1;
+        assert!(outages < 1_000, "still {}", error.chain());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(
+        error.chain().contains("lets this user send"),
+        "{}",
+        error.chain()
+    );
 }

@@ -2,11 +2,12 @@
 
 #[path = "rabbitmq/outage.rs"]
 mod outage;
+#[path = "rabbitmq/refusals.rs"]
+mod refusals;
 #[path = "rabbitmq/relay.rs"]
 mod relay;
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
@@ -143,143 +144,6 @@ async fn of_20000_messages_1_in_7_unroutable_every_one_is_judged_right() {
             }
         }
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_exchange_rejects_its_own_and_no_other() {
-    const COUNT: usize = 3_000;
-    let broker = Broker::shared().await;
-    let queue = broker.queue("classic").await;
-    let missing = unique("missing");
-    let sink = connected(&shared()).await;
-    let results: Vec<(bool, Result<(), PublishError>)> = stream::iter(0..COUNT)
-        .map(|n| {
-            let is_missing = n % 10 == 3;
-            let message = match is_missing {
-                true => message(&missing, "k", 10),
-                false => message("", &queue, 10),
-            };
-            let sink = &sink;
-            async move { (is_missing, publish(sink, message).await) }
-        })
-        .buffer_unordered(256)
-        .collect()
-        .await;
-    for (is_missing, result) in results {
-        match result {
-            Ok(()) => assert!(!is_missing),
-            Err(error) => {
-                assert!(is_missing, "{}", error.chain());
-                assert_eq!(error.meaning(), Meaning::Rejected, "{}", error.chain());
-                assert!(error.chain().contains(&missing), "{}", error.chain());
-            }
-        }
-    }
-    assert_eq!(broker.len(&queue).await as usize, COUNT - COUNT / 10);
-
-    // It is noticed when it is there.
-    broker.declare_exchange(&missing).await;
-    broker.bind(&queue, &missing, "#").await;
-    let again = message(&missing, "k", 10);
-    crate::support::eventually::eventually("it is found", Duration::from_secs(5), async || {
-        publish(&sink, again.clone()).await.ok()
-    })
-    .await;
-}
-
-/// What was in flight on the channel with the one that closed it is published again.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_exchange_that_is_deleted_under_load_fails_no_other() {
-    let broker = Broker::shared().await;
-    let queue = broker.queue("quorum").await;
-    let exchange = broker.exchange().await;
-    broker.bind(&queue, &exchange, "#").await;
-    let sink = connected(&shared()).await;
-    let channel = broker.channel().await;
-    let innocent = AtomicUsize::new(0);
-    let work = stream::iter(0..6_000_usize)
-        .map(|n| {
-            let message = match n % 20 {
-                0 => message(&exchange, "k", 10),
-                _ => message("", &queue, 10),
-            };
-            let (sink, innocent, channel, exchange) = (&sink, &innocent, &channel, &exchange);
-            async move {
-                if n == 3_000 {
-                    let options = lapin::options::ExchangeDeleteOptions::default();
-                    channel
-                        .exchange_delete(exchange.as_str().into(), options)
-                        .await
-                        .expect("delete it");
-                }
-                let mut result = publish(sink, message.clone()).await;
-                // With publishes in the client's queue, the client breaks the whole connection.
-                while let Err(error) = &result
-                    && error.meaning() == Meaning::Unavailable
-                {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    result = publish(sink, message.clone()).await;
-                }
-                match result {
-                    Ok(()) if n % 20 != 0 => {
-                        innocent.fetch_add(1, Ordering::Relaxed);
-                    }
-                    Ok(()) => {}
-                    Err(error) => {
-                        assert_eq!(n % 20, 0, "{}", error.chain());
-                        assert!(error.chain().contains(exchange), "{}", error.chain());
-                    }
-                }
-            }
-        })
-        .buffer_unordered(512);
-    work.collect::<Vec<()>>().await;
-    assert_eq!(innocent.into_inner(), 6_000 / 20 * 19);
-    let (meaning, chain) = refusal(&sink, message(&exchange, "k", 10)).await;
-    assert_eq!(meaning, Meaning::Rejected, "{chain}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_that_is_too_large_is_rejected_by_itself() {
-    const LARGE: usize = (1 << 20) + 1;
-    let broker = Broker::shared().await;
-    let queue = broker.queue("classic").await;
-    let sink = connected(&shared()).await;
-    publish(&sink, message("", &queue, 10))
-        .await
-        .expect("taken");
-    for _ in 0..3 {
-        let small = stream::iter(0..100)
-            .map(|_| publish(&sink, message("", &queue, 10)))
-            .buffer_unordered(100)
-            .collect::<Vec<_>>();
-        let (results, (meaning, chain)) =
-            tokio::join!(small, refusal(&sink, message("", &queue, LARGE)));
-        assert_eq!(meaning, Meaning::Rejected, "{chain}");
-        assert!(chain.contains("message size 1048577"), "{chain}");
-        for result in results {
-            result.expect("the others are taken");
-        }
-    }
-}
-
-#[tokio::test]
-async fn what_amqp_can_not_carry_disturbs_nothing() {
-    let broker = Broker::shared().await;
-    let queue = broker.queue("classic").await;
-    let sink = connected(&shared()).await;
-    let mut heavy = message("", &queue, 1);
-    heavy.headers.push(("h".into(), "x".repeat(200_000)));
-    let mut nowhere = message("", &queue, 1);
-    nowhere.destination = Destination::Implicit;
-    for message in [heavy, nowhere, message("", &"x".repeat(256), 1)] {
-        let (meaning, chain) = refusal(&sink, message).await;
-        assert_eq!(meaning, Meaning::Invalid, "{chain}");
-    }
-    // The most that may pass does.
-    let mut full = message("", &queue, 0);
-    full.headers.push(("h".into(), "x".repeat(130_000)));
-    publish(&sink, full).await.expect("taken");
 }
 
 #[tokio::test]

@@ -203,7 +203,7 @@ pub enum Start {
 /// `[retry]`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retry {
-    /// Attempts after the first, of rejections; outages don't count.
+    /// Attempts after the first, of rejections; outages and full destinations don't count.
     pub max_retries: u32,
     /// Delay before the second attempt; it doubles from there.
     pub initial_delay: Duration,

@@ -102,6 +102,7 @@ where
             Ok(Routed::Skipped) => metrics.skipped.increment(1),
             Err(error) => match error.meaning() {
                 Meaning::Unavailable => metrics.unavailable.increment(1),
+                Meaning::Busy => metrics.busy.increment(1),
                 Meaning::Rejected => metrics.rejected.increment(1),
                 Meaning::Invalid => metrics.invalid.increment(1),
             },
@@ -129,11 +130,12 @@ mod tests {
                 2 => Ok(Routed::Skipped),
                 3 => Err(PublishError::rejected("no")),
                 4 => Err(PublishError::invalid("no")),
+                6 => Err(PublishError::busy("full")),
                 _ => Err(PublishError::unavailable("away")),
             }
         });
         let service = MeasureLayer::new(Arc::new(metrics)).layer(inner);
-        for seq in [1, 2, 3, 4, 5, 5] {
+        for seq in [1, 2, 3, 4, 5, 5, 6] {
             service.clone().oneshot(numbered(seq)).await.ok();
         }
         let text = handle.render();
@@ -143,6 +145,7 @@ mod tests {
             ("rejected", 1),
             ("invalid", 1),
             ("unavailable", 2),
+            ("busy", 1),
         ] {
             let line = format!(
                 "outbox_publish_attempts_total{{source=\"a\",sink=\"b\",outcome=\"{outcome}\"}} {count}"

@@ -44,6 +44,13 @@ pub enum Verdict {
         /// What the broker, or the relay itself, said last.
         error: PublishError,
     },
+    /// Its destination takes nothing now; it counts as no attempt. Another one is due after this delay.
+    Busy {
+        /// How long to wait.
+        after: Duration,
+        /// What the broker said.
+        error: PublishError,
+    },
     /// The broker is away; it counts as no attempt.
     Outage {
         /// How long to wait before one event probes whether it is back.
@@ -76,6 +83,8 @@ struct State {
 struct Counts {
     /// Rejections of events that are to be tried again.
     rejections: HashMap<i64, u32>,
+    /// How often in a row the destination of an event took nothing. They wait in the pump, which limits them.
+    pushbacks: HashMap<i64, u32>,
     /// Failed probes in a row.
     outages: u32,
     /// Moves on when an outage is counted: a thousand events in flight that fail together are one outage.
@@ -165,6 +174,7 @@ impl State {
         let error = match result {
             Ok(routed) => {
                 counts.rejections.remove(&seq);
+                counts.pushbacks.remove(&seq);
                 counts.answered(epoch);
                 return match routed {
                     Routed::Published => Verdict::Published,
@@ -187,8 +197,17 @@ impl State {
                 );
                 Verdict::Outage { probe_after, error }
             }
+            Meaning::Busy => {
+                counts.answered(epoch);
+                let pushbacks = counts.pushbacks.entry(seq).or_insert(0);
+                *pushbacks = pushbacks.saturating_add(1);
+                let failures = *pushbacks - 1;
+                let after = delay(self.policy.initial_delay, self.policy.max_delay, failures);
+                Verdict::Busy { after, error }
+            }
             Meaning::Rejected => {
                 counts.answered(epoch);
+                counts.pushbacks.remove(&seq);
                 let rejections = counts.rejections.entry(seq).or_insert(0);
                 *rejections += 1;
                 let attempts = *rejections;
@@ -204,6 +223,7 @@ impl State {
                 Verdict::Retry { after, error }
             }
             Meaning::Invalid => {
+                counts.pushbacks.remove(&seq);
                 // This one was none: the broker was not asked.
                 let attempts = counts.rejections.remove(&seq).unwrap_or(0);
                 Verdict::Dead { attempts, error }
@@ -303,6 +323,26 @@ mod tests {
         );
         assert!(matches!(seen[4], Verdict::Retry { after, .. } if after >= Duration::from_secs(1)));
         assert!(matches!(seen[5], Verdict::Dead { attempts: 3, .. }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_destination_uses_up_no_attempts_and_is_asked_less_and_less() {
+        let busy = || Err(PublishError::busy("full"));
+        let rejected = || Err(PublishError::rejected("no"));
+        let mut script = vec![rejected()];
+        script.extend((0..10).map(|_| busy()));
+        script.extend([rejected(), busy(), rejected()]);
+        let seen = verdicts(script).await;
+        let after = |verdict: &Verdict| match verdict {
+            Verdict::Busy { after, .. } => *after,
+            other => panic!("{other:?}"),
+        };
+        let (first, last) = (after(&seen[1]), after(&seen[10]));
+        assert!(first <= Duration::from_secs(1), "{first:?}");
+        assert!(last >= Duration::from_secs(4) && last <= Duration::from_secs(8));
+        assert!(matches!(seen[11], Verdict::Retry { .. }));
+        assert!(after(&seen[12]) <= Duration::from_secs(1), "it begins anew");
+        assert!(matches!(seen[13], Verdict::Dead { attempts: 3, .. }));
     }
 
     #[tokio::test(start_paused = true)]

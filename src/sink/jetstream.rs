@@ -7,6 +7,10 @@
 //!   repetition is dropped by the stream within its `duplicate_window`.
 //! - Publishes are pipelined. The sink sets no limit of its own: what is in flight is what its callers hold,
 //!   and a dropped future gives everything back. It sets no timeout either: the pipeline's timeout layer does.
+//! - A stream, or a subject of it, that takes nothing (`discard = new`, and it is full) holds up what is for it and
+//!   nothing else.
+//! - A message larger than `max_payload` is rejected before it is sent. Where the server lets its user send less than that,
+//!   the server closes the connection and says why, not which: the largest in flight is refused for good.
 //! - A lost connection fails everything in flight at once, and further calls at once until it is back.
 //!
 //! The relay needs permission to publish to its subjects, to subscribe to `_INBOX.>`, and to ask
@@ -33,7 +37,7 @@ use self::acks::{Acks, Outcome};
 use self::capture::Capture;
 use self::refusal::Failure;
 use super::connect::ConnectError;
-use super::nats_connection;
+use super::nats_connection::{self, Violation};
 use super::{Destination, Message};
 use crate::config;
 use crate::error::PublishError;
@@ -159,11 +163,12 @@ fn react(acks: &Acks, event: &Event) {
         // What was written is lost or answered to nobody; what was not written yet may still go out, and the
         // stream drops the repetition.
         Event::Disconnected | Event::Closed => acks.fail_all(),
-        Event::ServerError(error) => {
-            if let Some(subject) = nats_connection::forbidden_subject(error) {
-                acks.forbid(&subject);
-            }
-        }
+        Event::ServerError(error) => match nats_connection::violation(error) {
+            Some(Violation::Subject(subject)) => acks.forbid(&subject),
+            Some(Violation::Reply(reply)) => acks.end(&reply, Outcome::Forbidden),
+            Some(Violation::Size) => acks.refuse_largest(),
+            None => (),
+        },
         _ => (),
     }
 }
@@ -202,12 +207,12 @@ impl Publisher {
         nats_connection::frame::check_subject(&subject)?;
         // While there is no connection the client would queue the message, and write it long after the timeout.
         if self.client.connection_state() != State::Connected {
-            return Err(refusal::classify(Failure::Disconnected));
+            return Err(refusal::classify(Failure::Disconnected, &subject));
         }
         match self.exchange(&subject, headers, message.body).await {
             Ok(()) => Ok(()),
             Err(Failure::NoResponders) => Err(self.capture.explain(&subject).await),
-            Err(failure) => Err(refusal::classify(failure)),
+            Err(failure) => Err(refusal::classify(failure, &subject)),
         }
     }
 
@@ -218,7 +223,8 @@ impl Publisher {
         headers: HeaderMap,
         body: bytes::Bytes,
     ) -> Result<(), Failure> {
-        let mut ack = self.acks.expect(subject);
+        let size = nats_connection::frame::size(&headers, &body);
+        let mut ack = self.acks.expect(subject, size);
         let reply_to = format!("{}.{}", self.inbox, ack.token());
         let subject = subject.to_owned();
         let sending = self
@@ -237,6 +243,7 @@ impl Publisher {
             Outcome::Reply(reply) => refusal::read(&reply),
             Outcome::Disconnected => Err(Failure::Disconnected),
             Outcome::Forbidden => Err(Failure::Forbidden),
+            Outcome::TooLarge(size) => Err(Failure::TooLarge(size)),
         }
     }
 

@@ -89,6 +89,8 @@ pub enum KeyOrder {
     /// - It gives back what it holds when it is told to ([`Recall`]): a client that goes on trying must not publish
     ///   beyond the end of the lease.
     ///
+    /// - No message fails as [`Busy`](crate::error::Meaning::Busy): where one waits, its successors must.
+    ///
     /// A message that is rejected doesn't come again: its successors are out already.
     Kept,
 }

@@ -30,7 +30,7 @@ use self::fence::Fences;
 use self::line::{Errors, Line, connection};
 use self::refusal::{Failure, classify};
 use super::connect::ConnectError;
-use super::nats_connection;
+use super::nats_connection::{self, Violation};
 use super::{Destination, Message};
 use crate::config;
 use crate::error::PublishError;
@@ -117,10 +117,12 @@ fn react(fences: &Fences, errors: &Errors, inbox: &str, event: &Event) {
     match event {
         Event::Disconnected | Event::Closed => fences.fail_all(),
         Event::ServerError(error) => {
-            match nats_connection::forbidden_subject(error) {
-                Some(subject) if subject == inbox => fences.refuse_fence(),
-                Some(subject) => fences.forbid(&subject),
-                None => (),
+            match nats_connection::violation(error) {
+                Some(Violation::Subject(subject)) if subject == inbox => fences.refuse_fence(),
+                Some(Violation::Subject(subject)) => fences.forbid(&subject),
+                Some(Violation::Size) => fences.refuse_largest(),
+                // Nothing that is published here asks for a reply.
+                Some(Violation::Reply(_)) | None => (),
             }
             errors.heard(error);
         }
@@ -145,7 +147,7 @@ impl Service<Message> for NatsSink {
 
 impl Publisher {
     async fn first_fence(&self) -> Result<(), ConnectError> {
-        let mut ticket = self.fences.expect("", connection(&self.statistics));
+        let mut ticket = self.fences.expect("", 0, connection(&self.statistics));
         ticket.sent();
         match tokio::time::timeout(FIRST_FENCE, ticket.outcome()).await {
             Ok(Ok(())) => Ok(()),
@@ -178,7 +180,9 @@ impl Publisher {
         if self.client.connection_state() != State::Connected {
             return Err(Failure::Disconnected);
         }
-        let mut ticket = self.fences.expect(&subject, connection(&self.statistics));
+        let size = nats_connection::frame::size(&headers, &body);
+        let connection = connection(&self.statistics);
+        let mut ticket = self.fences.expect(&subject, size, connection);
         let sending = self.client.publish_with_headers(subject, headers, body);
         // The send waits while the writer's queue is full; losing the connection must end that too.
         tokio::select! {

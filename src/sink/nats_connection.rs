@@ -19,7 +19,7 @@ use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
 
 use self::address::Addresses;
 use self::journal::Journal;
-pub(super) use self::journal::forbidden_subject;
+pub(super) use self::journal::{Violation, violation};
 use super::connect::ConnectError;
 use crate::config;
 

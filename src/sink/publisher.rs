@@ -21,7 +21,8 @@ pub trait EventPublisher: Send + Sync + 'static {
     ///
     /// # Errors
     /// What the failure means for the event: [`PublishError::unavailable`] is tried again for as long as it takes,
-    /// [`PublishError::rejected`] a few times, [`PublishError::invalid`] not at all.
+    /// and [`PublishError::busy`] too, but with its own key only; [`PublishError::rejected`] a few times,
+    /// [`PublishError::invalid`] not at all.
     async fn publish(&self, message: &Message) -> Result<(), PublishError>;
 }
 

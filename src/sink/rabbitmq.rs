@@ -8,6 +8,10 @@
 //!   how each is judged exactly even so.
 //! - A message that closes its channel (no such exchange, no permission, too large) is rejected by itself. Those that
 //!   were in flight with it are published again.
+//! - A message that ends the connection, because something in the broker crashes on it, is found out (`suspects`).
+//! - A queue that takes nothing (`x-overflow = reject-publish`, and it is full) holds up what is for it and nothing
+//!   else. Where an exchange routes a message to several queues of which one is full, the others get the message with
+//!   each attempt: RabbitMQ takes nothing back.
 //! - A lost connection fails everything in flight at once, and further calls at once until it is back, and so does
 //!   a broker that blocks publishers (memory or disk alarm). There is no timeout here: the pipeline has one.
 //!
@@ -21,6 +25,7 @@ mod link;
 mod parcel;
 mod refusal;
 mod session;
+mod suspects;
 mod tls;
 mod topology;
 mod trust;
@@ -34,6 +39,7 @@ use tower::Service;
 
 use self::link::Link;
 use self::parcel::Parcel;
+use self::suspects::Suspects;
 use super::Message;
 use super::connect::ConnectError;
 use crate::config::{DestinationTemplate, Rabbitmq};
@@ -43,6 +49,7 @@ use crate::error::PublishError;
 #[derive(Debug, Clone)]
 pub struct RabbitmqSink {
     link: Arc<Link>,
+    suspects: Arc<Suspects>,
 }
 
 /// Connects, and declares what `[….declare]` names. From then on the connection is kept, and made anew when it is
@@ -55,6 +62,7 @@ pub async fn connect(config: &Rabbitmq, client_name: &str) -> Result<RabbitmqSin
     let link = Link::open(config, client_name).await?;
     Ok(RabbitmqSink {
         link: Arc::new(link),
+        suspects: Arc::default(),
     })
 }
 
@@ -123,17 +131,21 @@ impl Service<Message> for RabbitmqSink {
     }
 
     fn call(&mut self, message: Message) -> Self::Future {
-        let link = Arc::clone(&self.link);
-        Box::pin(async move { publish(&link, message).await })
+        let sink = self.clone();
+        Box::pin(async move { publish(&sink.link, &sink.suspects, message).await })
     }
 }
 
-async fn publish(link: &Link, message: Message) -> Result<(), PublishError> {
+async fn publish(link: &Link, suspects: &Suspects, message: Message) -> Result<(), PublishError> {
     let session = link.session().map_err(refusal::classify)?;
     let destination = message.destination.clone();
     let parcel = Parcel::of(message, session.frame_max())?;
+    let flight = suspects.begin(parcel.id);
     match session.publish(parcel).await {
-        Ok(verdict) => refusal::read(verdict, &destination),
-        Err(failure) => Err(refusal::classify(failure)),
+        Ok(verdict) => {
+            flight.answered();
+            refusal::read(verdict, &destination)
+        }
+        Err(failure) => Err(refusal::classify(flight.failed(failure))),
     }
 }

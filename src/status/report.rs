@@ -89,6 +89,14 @@ pub struct ActivityReport {
     pub oldest_pending_seconds: Option<f64>,
     /// Ranges of `seq` below the highest seen that are neither seen nor closed.
     pub holes: usize,
+    /// Events whose destination takes nothing now, such as a full queue. They are among those parked.
+    pub busy: usize,
+    /// Since when there are such destinations; null if there are none.
+    pub busy_since: Option<DateTime<Utc>>,
+    /// What the broker said of one of them last.
+    pub busy_error: Option<String>,
+    /// Whether what waits for them leaves no room to read more, so that everything else for this sink waits too.
+    pub busy_blocks_reading: bool,
 }
 
 impl Status {
@@ -171,12 +179,17 @@ fn activity(activity: &Activity) -> ActivityReport {
         let age = (Utc::now() - created_at).to_std().unwrap_or_default();
         age.as_secs_f64()
     };
+    let busy = activity.busy.as_ref();
     ActivityReport {
         in_flight: activity.in_flight,
         parked: activity.parked,
         pending: activity.pending,
         oldest_pending_seconds: activity.oldest_pending.map(age),
         holes: activity.holes,
+        busy: busy.map_or(0, |busy| busy.events),
+        busy_since: busy.map(|busy| Utc::now() - busy.since.elapsed()),
+        busy_error: busy.map(|busy| busy.error.clone()),
+        busy_blocks_reading: busy.is_some_and(|busy| busy.blocks_reading),
     }
 }
 
@@ -237,6 +250,10 @@ mod tests {
         found.sort();
         let expected = [
             "away_since",
+            "busy",
+            "busy_blocks_reading",
+            "busy_error",
+            "busy_since",
             "dead_letters",
             "heartbeat_seconds",
             "holes",

@@ -10,6 +10,7 @@ use outbox_relay::sink::connect::ConnectError;
 use outbox_relay::sink::jetstream::connect;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
+use super::scripted::{Answer, ScriptedServer};
 use super::server::{self, NatsServer};
 use super::{connected, message, publish, refusal};
 
@@ -327,4 +328,59 @@ async fn a_subject_that_permissions_forbid_is_rejected() {
     publish(&sink, message("draft.a", 10))
         .await
         .expect("others are not affected");
+}
+
+/// A user whose JWT allows 1,024 bytes at a time, on a server that says that it takes 1 MiB. It closes the connection.
+#[tokio::test]
+async fn a_message_larger_than_its_user_may_send_is_told_from_an_outage() {
+    const OPERATOR: &str = include_str!("operator/server.conf");
+    let server = NatsServer::with_settings(OPERATOR);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/jetstream/operator");
+    let creds = folder.join("small.creds");
+    let mut config = server.config_with_stream("DRAFT", "draft.>");
+    config.auth = NatsAuth::Credentials(creds, Contents::default());
+    let sink = connected(&config).await;
+    for size in [1_024, 100_000, 900_000] {
+        let too_large = message("draft.large", size);
+        let others: Vec<_> = (0..50).map(|_| message("draft.small", 500)).collect();
+        let all = others.iter().map(async |other| {
+            while let Err(error) = publish(&sink, other.clone()).await {
+                assert_eq!(error.meaning(), Meaning::Unavailable, "{}", error.chain());
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let refused = async {
+            loop {
+                let error = publish(&sink, too_large.clone()).await;
+                let error = error.expect_err("more than the user may send");
+                if error.meaning() == Meaning::Invalid {
+                    return error.chain();
+                }
+                assert_eq!(error.meaning(), Meaning::Unavailable, "{}", error.chain());
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let both = futures::future::join(futures::future::join_all(all), refused);
+        let (_, chain) = tokio::time::timeout(Duration::from_secs(60), both)
+            .await
+            .expect("it is refused, and the others are stored");
+        assert!(chain.contains("lets this user send"), "{chain}");
+    }
+    let owner = async_nats::ConnectOptions::with_credentials_file(folder.join("relay.creds"))
+        .await
+        .expect("credentials");
+    let client = owner.connect(server.url()).await.expect("connect");
+    let context = async_nats::jetstream::new(client);
+    let mut stream = context.get_stream("DRAFT").await.expect("the stream");
+    let info = stream.info().await.expect("its state");
+    assert_eq!(info.state.messages, 150);
+}
+
+/// A server has reserved subjects for replies; the sink's own are none of them, so a script must say it.
+#[tokio::test]
+async fn a_reply_subject_that_may_not_be_used_is_a_rejection() {
+    let server = ScriptedServer::start(Answer::ReplyForbidden).await;
+    let sink = connected(&server.config()).await;
+    let (meaning, chain) = refusal(&sink, message("draft.a", 10)).await;
+    assert_eq!(meaning, Meaning::Rejected, "{chain}");
 }

@@ -13,6 +13,8 @@ pub(crate) enum Answer {
     Silence,
     /// "No responders", as if there were no JetStream.
     Nobody,
+    /// The reply subject may not be used.
+    ReplyForbidden,
 }
 
 pub(crate) struct ScriptedServer {
@@ -89,10 +91,17 @@ async fn converse(
                 let inbox = subscriptions
                     .iter()
                     .find(|(prefix, _)| reply.starts_with(prefix));
-                if let (Answer::Nobody, Some((_, sid))) = (answer, inbox) {
-                    let nobody = format!("HMSG {reply} {sid} 16 16\r\nNATS/1.0 503\r\n\r\n\r\n");
-                    stream.write_all(nobody.as_bytes()).await?;
-                }
+                let text = match (answer, inbox) {
+                    (Answer::Nobody, Some((_, sid))) => {
+                        format!("HMSG {reply} {sid} 16 16\r\nNATS/1.0 503\r\n\r\n\r\n")
+                    }
+                    (Answer::ReplyForbidden, Some(_)) => {
+                        let violation = "Permissions Violation for Publish with Reply of";
+                        format!("-ERR '{violation} \"{reply}\"'\r\n")
+                    }
+                    _ => String::new(),
+                };
+                stream.write_all(text.as_bytes()).await?;
             }
             _ => (),
         }

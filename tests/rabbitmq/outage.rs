@@ -12,6 +12,7 @@ use outbox_relay::sink::rabbitmq::{RabbitmqSink, connect, probe};
 use tokio::time::timeout;
 use tower::ServiceExt;
 
+use super::refusals::asked;
 use super::{config, connected, message, publish, refusal};
 use crate::support::certs::Authority;
 use crate::support::private_rabbitmq::PrivateRabbitmq;
@@ -219,9 +220,14 @@ async fn permissions(server: &PrivateRabbitmq, broker: &Broker, queue: &str) {
     let sink = connected(&limited).await;
     for _ in 0..3 {
         publish(&sink, message("", queue, 1)).await.expect("taken");
-        let (meaning, chain) = refusal(&sink, message(&exchange, "k", 1)).await;
-        assert_eq!(meaning, Meaning::Rejected, "{chain}");
-        assert!(chain.contains("access to exchange"), "{chain}");
+        let refused = asked(&sink, &message(&exchange, "k", 1)).await;
+        let error = refused.expect_err("not allowed");
+        assert_eq!(error.meaning(), Meaning::Rejected, "{}", error.chain());
+        assert!(
+            error.chain().contains("access to exchange"),
+            "{}",
+            error.chain()
+        );
     }
     limited.declare.queues = vec!["mine".to_owned()];
     limited.declare.quorum = true;

@@ -8,6 +8,7 @@ use toml::{Table, Value};
 use crate::support::checker::check;
 use crate::support::database::Database;
 use crate::support::eventually::eventually;
+use crate::support::private_rabbitmq::PrivateRabbitmq;
 use crate::support::proxy::Proxy;
 use crate::support::rabbitmq::{self, Broker, unique};
 use crate::support::relay::{self, Relay, migrate};
@@ -15,7 +16,7 @@ use crate::support::settings::Settings;
 use crate::support::writers::{Load, Writers};
 
 /// How long everything may take to arrive in the end.
-const ARRIVAL: Duration = Duration::from_secs(30);
+const ARRIVAL: Duration = Duration::from_secs(60);
 
 /// With a sink `events` that publishes into a queue by way of an exchange, both declared by it.
 fn publishing(database: &Database, url: &str, name: &str) -> Settings {
@@ -167,4 +168,48 @@ async fn progress(broker: &Broker, queue: &str, more: u32) {
         (broker.len(queue).await > before + more).then_some(())
     })
     .await;
+}
+
+/// A message that something in the broker crashes on ends the connection for all: it is found out, and becomes a dead
+/// letter.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_ends_the_connection_is_found_out() {
+    let server = PrivateRabbitmq::start("").await;
+    let broker = Broker::at(&server.url()).await;
+    let database = Database::fresh().await;
+    let name = unique("orders");
+    // A binding to something that is no queue: to route by it crashes the broker's channel.
+    let exchange = r#"{resource, <<"/">>, exchange, <<"amq.direct">>}"#;
+    let binding = format!(r#"{{binding, {exchange}, <<"poison">>, nothing, []}}"#);
+    let insert = format!("ets:insert(rabbit_route, {{route, {binding}, const}}).");
+    tokio::task::block_in_place(|| server.control(&["eval", &insert]));
+    let poison = [("exchange", "amq.direct"), ("routing_key", "poison")];
+    let poison = poison.map(|(key, value)| (key.to_owned(), value.into()));
+    let routes = vec![route("Poison", Table::from_iter(poison)), route("*", true)];
+    let settings = publishing(&database, &server.url(), &name).set("routes", routes);
+    migrate(&settings);
+    for key in 0..20 {
+        let event_type = if key == 7 { "Poison" } else { "Other" };
+        let key = key.to_string();
+        database.insert(event_type, Some(&key), 1).await;
+    }
+    let relay = Relay::ready(&settings).await;
+    relay
+        .await_metric("outbox_dead_letters", &[], ARRIVAL, |count| count == 1.0)
+        .await;
+    database.insert("Other", Some("later"), 1).await;
+    let mut ids = HashSet::new();
+    eventually("all others arrive", ARRIVAL, async || {
+        ids.extend(broker.take(&name).await.iter().map(|delivery| delivery.id));
+        (ids.len() == 20).then_some(())
+    })
+    .await;
+    relay.stop().await;
+    let letter: String = database
+        .value("SELECT event_type || ': ' || reason FROM outbox_dead_letter")
+        .await;
+    assert!(
+        letter.starts_with("Poison: RabbitMQ ended the connection"),
+        "{letter}"
+    );
 }

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use futures::StreamExt;
 use lapin::options::{
-    BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+    BasicConsumeOptions, BasicGetOptions, ExchangeDeclareOptions, QueueBindOptions,
+    QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
@@ -83,9 +84,24 @@ impl Broker {
         name
     }
 
+    /// A durable queue that refuses what comes once it holds so many messages.
+    pub(crate) async fn queue_of_at_most(&self, length: i32) -> String {
+        let name = unique("queue");
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-max-length".into(), AMQPValue::LongInt(length));
+        let overflow = AMQPValue::LongString("reject-publish".into());
+        arguments.insert("x-overflow".into(), overflow);
+        self.declare(&name, arguments).await;
+        name
+    }
+
     pub(crate) async fn declare_queue(&self, name: &str, kind: &str) {
         let mut arguments = FieldTable::default();
         arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
+        self.declare(name, arguments).await;
+    }
+
+    async fn declare(&self, name: &str, arguments: FieldTable) {
         let options = QueueDeclareOptions {
             durable: true,
             ..QueueDeclareOptions::default()
@@ -163,6 +179,21 @@ impl Broker {
             .map(|message| delivery(message.expect("a message")))
             .collect()
             .await
+    }
+
+    /// Takes what a queue holds one by one, so that nothing is taken that comes meanwhile and is not returned.
+    pub(crate) async fn take(&self, queue: &str) -> Vec<Delivery> {
+        let channel = self.channel().await;
+        let options = BasicGetOptions { no_ack: true };
+        let mut deliveries = Vec::new();
+        while let Some(message) = channel
+            .basic_get(queue.into(), options)
+            .await
+            .expect("get a message")
+        {
+            deliveries.push(delivery(message.delivery));
+        }
+        deliveries
     }
 
     /// Waits until a queue holds this many messages, and takes them.

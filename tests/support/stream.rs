@@ -155,6 +155,18 @@ impl Stream {
         deliveries
     }
 
+    /// Takes out everything that it holds.
+    pub(crate) async fn drain(&self) -> Vec<Delivery> {
+        let deliveries = self.deliveries().await;
+        if let Some(last) = deliveries.last() {
+            let context = self.context().await;
+            let stream = context.get_stream(&self.name).await.expect("the stream");
+            let purge = stream.purge().sequence(last.place + 1);
+            purge.await.expect("purge the stream");
+        }
+        deliveries
+    }
+
     /// Waits until it holds this many messages, and returns them.
     pub(crate) async fn await_len(&self, count: u64, within: Duration) -> Vec<Delivery> {
         let what = format!("{count} messages in the stream");

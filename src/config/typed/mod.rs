@@ -62,7 +62,8 @@ pub(super) struct Admin {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Retry {
-    /// Attempts after the first, of rejections, before an event is a dead letter; outages don't count. Default 3.
+    /// Attempts after the first, of rejections, before an event is a dead letter; outages and full destinations don't count.
+    /// Default 3.
     pub(super) max_retries: Option<u32>,
     /// Delay before the second attempt; it doubles from there, with jitter. Default "1s".
     pub(super) initial_delay: Option<DurationText>,

@@ -50,7 +50,8 @@ pub(in crate::config) struct SinkCommon {
     pub(in crate::config) max_in_flight: Option<u32>,
     /// Bytes of events read and not yet acknowledged at most: what the sink may cost in memory. Default "64MiB".
     pub(in crate::config) max_in_flight_bytes: Option<SizeText>,
-    /// Events waiting behind a failing one of their aggregate at most, before reading stops. Default 10000.
+    /// Events waiting for another attempt, or behind one of their aggregate that does, at most, before reading stops.
+    /// Default 10000.
     pub(in crate::config) max_parked: Option<u32>,
     /// How often the ledger is stored: a crash repeats at most what was delivered since. Default "250ms".
     pub(in crate::config) flush_interval: Option<DurationText>,

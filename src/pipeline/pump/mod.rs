@@ -3,8 +3,10 @@
 //! One task per pipeline. It owns the gate, the limits, the probing of an outage and the timing of flushes; it
 //! never waits for one thing while another could go on. Its parts: [`publishing`](self) hands events to the
 //! stack and acts on verdicts, [`reading`](self) keeps events coming, [`storing`](self) keeps the ledger,
-//! [`stall`](self) tells when a sink that keeps order itself answers nothing.
+//! [`stall`](self) tells when a sink that keeps order itself answers nothing, [`busy`](self) which events wait for a
+//! destination that takes nothing.
 
+mod busy;
 mod looking;
 mod publishing;
 mod reading;
@@ -26,6 +28,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::busy::Busy;
 use self::publishing::{Attempt, Attempted, Outage};
 use self::reading::{Read, Reading};
 use self::stall::Stall;
@@ -164,6 +167,7 @@ pub struct Pump {
     attempts: u64,
     outage: Option<Outage>,
     stall: Stall,
+    busy: Busy,
     /// `None` while a read is on its way; likewise `store`.
     reader: Option<Box<dyn Reader>>,
     reading: Option<Reading>,
@@ -220,6 +224,7 @@ impl Pump {
             attempts: 0,
             outage: None,
             stall: Stall::default(),
+            busy: Busy::new(now),
             reader: Some(parts.reader),
             reading: None,
             bell: parts.bell,
@@ -334,6 +339,7 @@ impl Pump {
         self.tick_at = now + TICK;
         self.look_at_lease();
         self.look_for_stall(now);
+        self.look_at_busy(now);
         let oldest = self.held.first_key_value();
         let activity = Activity {
             in_flight: self.in_flight.len(),
@@ -341,6 +347,7 @@ impl Pump {
             pending: (self.held.len() + self.gate.unloaded()) as u64 + self.unread,
             oldest_pending: oldest.map(|(_, created_at)| *created_at),
             holes: self.holes,
+            busy: self.busy.shown(),
         };
         let is_available = self.outage.is_none() && !self.stall.is_on();
         self.metrics.set_activity(&activity, is_available);

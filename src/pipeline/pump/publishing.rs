@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::Either;
@@ -9,7 +10,6 @@ use tokio::time::Instant;
 use tower::{Service as _, ServiceExt as _};
 
 use super::Pump;
-use super::stall::Stall;
 use crate::error::{Meaning, PublishError};
 use crate::event::Event;
 use crate::pipeline::Verdict;
@@ -97,7 +97,10 @@ impl Pump {
         }
         let answer = match self.order {
             KeyOrder::Gated => Either::Left(self.stack.clone().oneshot(Arc::clone(&event))),
-            KeyOrder::Kept => Either::Right(self.handed_over(Arc::clone(&event))),
+            KeyOrder::Kept => {
+                self.stall.begins(number);
+                Either::Right(self.handed_over(Arc::clone(&event)))
+            }
         };
         self.in_flight.push(Box::pin(async move {
             let Ok(verdict) = answer.await;
@@ -142,9 +145,12 @@ impl Pump {
             number,
             verdict,
         } = attempted;
+        self.stall.ends(number);
+        self.busy.ends(&event);
         match verdict {
             Verdict::Published => {
                 self.answered(number);
+                self.busy.taken();
                 self.done(&event);
             }
             Verdict::Skipped => self.done(&event),
@@ -157,11 +163,13 @@ impl Pump {
                     delay = ?after,
                     "the broker refused an event, which is tried again"
                 );
-                for waiting in self.gate.park(&event) {
-                    self.let_go(&waiting);
-                }
-                self.delayed
-                    .insert((Instant::now() + after, event.seq), event);
+                self.park(event, after);
+            }
+            Verdict::Busy { after, error } => {
+                self.answered(number);
+                self.metrics.retries.increment(1);
+                self.busy.refused(&event, &error);
+                self.park(event, after);
             }
             Verdict::Dead { attempts, error } => {
                 if error.meaning() != Meaning::Invalid {
@@ -178,6 +186,15 @@ impl Pump {
                 self.ready.insert(event.seq, event);
             }
         }
+    }
+
+    /// `event` waits for its next attempt, and its key with it.
+    fn park(&mut self, event: Arc<Event>, delay: Duration) {
+        for waiting in self.gate.park(&event) {
+            self.let_go(&waiting);
+        }
+        let due = Instant::now() + delay;
+        self.delayed.insert((due, event.seq), event);
     }
 
     /// Nothing more is needed for `event`: the next of its key may go.
@@ -226,7 +243,7 @@ impl Pump {
 
     /// The broker is away.
     fn suspend(&mut self, number: u64, probe_at: Instant, error: &PublishError) {
-        self.stall = Stall::default();
+        self.stall.gives_way();
         match &mut self.outage {
             Some(outage) => {
                 if number >= outage.first_probe {

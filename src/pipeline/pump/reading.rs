@@ -105,6 +105,15 @@ impl Pump {
             && self.gate.unloaded() + self.delayed.len() < self.limits.max_parked
     }
 
+    /// Whether reading stops for what waits for a retry, and for nothing else.
+    pub(super) fn is_full_of_parked(&self) -> bool {
+        let parked = self.gate.unloaded() + self.delayed.len();
+        // Weight that is on its way to the broker makes room by itself.
+        let only_parked = self.ready.is_empty() && self.in_flight.is_empty();
+        parked >= self.limits.max_parked
+            || (only_parked && self.held_bytes >= self.limits.max_bytes)
+    }
+
     /// The reader is back.
     pub(super) fn has_read(&mut self, read: Option<Read>) -> Result<(), Exit> {
         let Some(Read { reader, answer }) = read else {

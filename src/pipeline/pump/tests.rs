@@ -126,15 +126,17 @@ impl Service<Message> for Line {
     }
 }
 
-/// Shows these batches, one per read.
-struct Script(VecDeque<Vec<Arc<Event>>>);
+/// Shows these batches, one per read. Clones share them.
+#[derive(Clone)]
+struct Script(Arc<Mutex<VecDeque<Vec<Arc<Event>>>>>);
 
 #[async_trait]
 impl Reader for Script {
     async fn read(&mut self, _: usize, _: usize) -> Result<Batch, SourceError> {
+        let mut batches = self.0.lock().expect("nobody panics with it");
         Ok(Batch {
-            events: self.0.pop_front().unwrap_or_default(),
-            more: !self.0.is_empty(),
+            events: batches.pop_front().unwrap_or_default(),
+            more: !batches.is_empty(),
             ..Batch::default()
         })
     }
@@ -188,6 +190,7 @@ impl Table {
 
 struct Running {
     line: Line,
+    script: Script,
     table: Table,
     status: Status,
     lease: Lease,
@@ -214,11 +217,12 @@ impl Running {
         let lease = Lease::granted(Instant::now() + DEADLINE);
         let pipeline_status = status.start_pipeline("a", "b");
         pipeline_status.sink_is_connected();
+        let script = Script(Arc::new(Mutex::new(batches.into())));
         let pump = Pump::new(PumpParts {
             stack: stack(sink, &config.sinks["b"], None, Arc::clone(&metrics)),
             order,
             recall,
-            reader: Box::new(Script(batches.into())),
+            reader: Box::new(script.clone()),
             bell: None,
             store: Box::new(table.clone()),
             ledger: StoredLedger {
@@ -236,6 +240,7 @@ impl Running {
         let pump = tokio::spawn(pump.run(stop.clone()));
         Self {
             line,
+            script,
             table,
             status,
             lease,
@@ -362,6 +367,32 @@ async fn at_the_end_of_the_lease_the_line_is_emptied_and_filled_again_when_it_is
         .until("all", || running.line.stored().len() == 6)
         .await;
     assert_eq!(running.line.stored(), [1, 2, 3, 4, 5, 6]);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ends_without_the_broker_is_no_silence_of_it() {
+    let running = Running::start(vec![events(1..2, "a")]);
+    running.waits(1).await;
+    running.line.step(Step::Silence(1)).await;
+    running.line.step(Step::Decline).await;
+    running.line.step(Step::Silence(70)).await;
+    let later = events(2..3, "a");
+    let script = running
+        .script
+        .0
+        .lock()
+        .map(|mut batches| batches.push_back(later));
+    script.expect("nobody panics with it");
+    running.waits(1).await;
+    running.line.step(Step::Silence(1)).await;
+    assert_eq!(running.status.report().pipelines[0].sink_state, "connected");
+    // It is one now, and over when that event has ended without the broker, too.
+    running.line.step(Step::Silence(3)).await;
+    assert_eq!(running.status.report().pipelines[0].sink_state, "away");
+    running.line.step(Step::Decline).await;
+    let back = || running.status.report().pipelines[0].sink_state == "connected";
+    running.until("the sink is back", back).await;
     running.stop().await;
 }
 

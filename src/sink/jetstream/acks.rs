@@ -4,7 +4,7 @@
 //! reply never comes stays for ever, and a lost connection leaves every waiter to its timeout.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
@@ -18,6 +18,8 @@ pub(super) enum Outcome {
     Disconnected,
     /// The server does not allow publishing to that subject.
     Forbidden,
+    /// It takes so many bytes, and the server allows fewer.
+    TooLarge(usize),
 }
 
 /// All publishes of a connection that wait. Holds an entry for as long as the waiter lives, no longer.
@@ -25,11 +27,14 @@ pub(super) enum Outcome {
 pub(super) struct Acks {
     waiting: Mutex<HashMap<u64, Waiter>>,
     next_token: AtomicU64,
+    /// The size of the largest message on this connection that nobody waits for any more: it may be under way.
+    given_up: AtomicUsize,
 }
 
 #[derive(Debug)]
 struct Waiter {
     subject: Box<str>,
+    size: usize,
     sender: oneshot::Sender<Outcome>,
 }
 
@@ -42,12 +47,17 @@ pub(super) struct Ack {
 }
 
 impl Acks {
-    /// Begins to wait for a message to `subject`: before it is sent, so that no reply can come too early.
-    pub(super) fn expect(self: &Arc<Self>, subject: &str) -> Ack {
+    /// Begins to wait for a message of `size` bytes to `subject`: before it is sent, so that no reply can come too early.
+    pub(super) fn expect(self: &Arc<Self>, subject: &str, size: usize) -> Ack {
         let (sender, receiver) = oneshot::channel();
         let token = self.next_token.fetch_add(1, Ordering::Relaxed);
         let subject = subject.into();
-        self.lock().insert(token, Waiter { subject, sender });
+        let waiter = Waiter {
+            subject,
+            size,
+            sender,
+        };
+        self.lock().insert(token, waiter);
         Ack {
             acks: Arc::clone(self),
             token,
@@ -55,21 +65,28 @@ impl Acks {
         }
     }
 
-    /// Hands a reply to its waiter, by the last token of the subject it came on. A reply whose waiter has gone
-    /// is dropped.
+    /// Hands a reply to its waiter.
     pub(super) fn resolve(&self, reply: async_nats::Message) {
-        let token = reply.subject.rsplit('.').next().map(str::parse);
+        let subject = reply.subject.clone();
+        self.end(&subject, Outcome::Reply(Box::new(reply)));
+    }
+
+    /// Ends the waiting for a reply to this subject, by its last token. If its waiter has gone, nothing is to be done.
+    pub(super) fn end(&self, reply_to: &str, outcome: Outcome) {
+        let token = reply_to.rsplit('.').next().map(str::parse);
         let Some(Ok(token)) = token else {
             return;
         };
-        if let Some(waiter) = self.lock().remove(&token) {
-            waiter.end(Outcome::Reply(Box::new(reply)));
+        let waiter = self.lock().remove(&token);
+        if let Some(waiter) = waiter {
+            waiter.end(outcome);
         }
     }
 
     /// Ends all waiting: the connection is lost.
     pub(super) fn fail_all(&self) {
         let waiters = std::mem::take(&mut *self.lock());
+        self.given_up.store(0, Ordering::Relaxed);
         for waiter in waiters.into_values() {
             waiter.end(Outcome::Disconnected);
         }
@@ -84,6 +101,24 @@ impl Acks {
             .collect();
         for waiter in forbidden {
             waiter.end(Outcome::Forbidden);
+        }
+    }
+
+    /// Ends the waiting for the largest message: the server has met one that is larger than it allows, and doesn't say
+    /// which. The largest is too large in any case, unless it is one that nobody waits for.
+    pub(super) fn refuse_largest(&self) {
+        let mut waiting = self.lock();
+        let largest = waiting.iter().max_by_key(|(_, waiter)| waiter.size);
+        let given_up = self.given_up.load(Ordering::Relaxed);
+        let Some(token) = largest.filter(|(_, waiter)| waiter.size >= given_up) else {
+            return;
+        };
+        let token = *token.0;
+        let waiter = waiting.remove(&token);
+        drop(waiting);
+        if let Some(waiter) = waiter {
+            let size = waiter.size;
+            waiter.end(Outcome::TooLarge(size));
         }
     }
 
@@ -115,7 +150,10 @@ impl Ack {
 
 impl Drop for Ack {
     fn drop(&mut self) {
-        self.acks.lock().remove(&self.token);
+        let waiter = self.acks.lock().remove(&self.token);
+        if let Some(waiter) = waiter {
+            self.acks.given_up.fetch_max(waiter.size, Ordering::Relaxed);
+        }
     }
 }
 
@@ -138,7 +176,7 @@ mod tests {
     #[tokio::test]
     async fn each_reply_finds_its_waiter() {
         let acks = Arc::new(Acks::default());
-        let (mut first, mut second) = (acks.expect("a"), acks.expect("a"));
+        let (mut first, mut second) = (acks.expect("a", 1), acks.expect("a", 1));
         acks.resolve(reply(second.token()));
         acks.resolve(reply(first.token()));
         for ack in [&mut first, &mut second] {
@@ -154,7 +192,7 @@ mod tests {
     #[tokio::test]
     async fn a_waiter_that_goes_away_leaves_nothing_behind() {
         let acks = Arc::new(Acks::default());
-        let ack = acks.expect("a");
+        let ack = acks.expect("a", 1);
         let token = ack.token();
         assert_eq!(acks.lock().len(), 1);
         drop(ack);
@@ -166,9 +204,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn of_a_size_that_is_not_allowed_the_largest_is_certain() {
+        let acks = Arc::new(Acks::default());
+        let (_small, mut large) = (acks.expect("a", 10), acks.expect("a", 30));
+        acks.refuse_largest();
+        assert!(matches!(large.outcome().await, Outcome::TooLarge(30)));
+        assert_eq!(acks.lock().len(), 1);
+        // It may have been one that its caller gave up, for as long as this connection lasts.
+        drop(acks.expect("a", 40));
+        let _medium = acks.expect("a", 30);
+        acks.refuse_largest();
+        assert_eq!(acks.lock().len(), 2);
+        acks.fail_all();
+        let mut medium = acks.expect("a", 30);
+        acks.refuse_largest();
+        assert!(matches!(medium.outcome().await, Outcome::TooLarge(30)));
+    }
+
+    #[tokio::test]
     async fn a_lost_connection_ends_all_and_a_forbidden_subject_its_own() {
         let acks = Arc::new(Acks::default());
-        let (mut allowed, mut forbidden) = (acks.expect("a"), acks.expect("b"));
+        let (mut allowed, mut forbidden) = (acks.expect("a", 1), acks.expect("b", 1));
         acks.forbid("b");
         assert!(matches!(forbidden.outcome().await, Outcome::Forbidden));
         assert_eq!(acks.lock().len(), 1, "the other one still waits");

@@ -16,6 +16,8 @@ pub(super) enum Failure {
     Disconnected,
     /// The server forbids publishing to the subject.
     Forbidden,
+    /// The server takes fewer bytes of this user.
+    TooLarge(usize),
     /// Nobody listens on the subject: no stream captures it, or JetStream is away.
     NoResponders,
     /// JetStream replied with an error.
@@ -36,16 +38,21 @@ pub(super) fn read(reply: &async_nats::Message) -> Result<(), Failure> {
 }
 
 /// The one place that decides between an outage and a rejection.
-pub(super) fn classify(failure: Failure) -> PublishError {
+pub(super) fn classify(failure: Failure, subject: &str) -> PublishError {
     match failure {
         Failure::Unsent(error) => refusal::unsent(error),
         Failure::Disconnected => refusal::disconnected(),
         Failure::Forbidden => refusal::forbidden(),
+        Failure::TooLarge(size) => refusal::too_large(size),
         Failure::NoResponders => PublishError::unavailable("nobody answers for this subject"),
         Failure::Refused(error) => match meaning(&error) {
             Meaning::Rejected => {
                 PublishError::rejected("JetStream refused the message").caused_by(error)
             }
+            Meaning::Busy => PublishError::busy(format!(
+                "the stream of {subject} takes nothing now: is it full?"
+            ))
+            .caused_by(error),
             _ => PublishError::unavailable("JetStream can't store messages now").caused_by(error),
         },
         // A service that isn't a stream answers on this subject. That is a misconfiguration of the broker and no
@@ -74,14 +81,17 @@ fn meaning(error: &jetstream::Error) -> Meaning {
     }
 }
 
-/// A stream with `discard = new` that is full pushes back: it will take the message once there is room, so this
-/// is an outage. But a limit per subject, or of the message's size, concerns this message and not the next.
+/// A stream with `discard = new` that is full pushes back, and so does one whose subject is
+/// (`discard_new_per_subject`): it will take the message once there is room, and other streams and subjects take theirs
+/// now. A limit of the message's size is its own; anything else, such as a full disk, is the server's.
 fn meaning_of_full_stream(error: &jetstream::Error) -> Meaning {
     let text = error.to_string();
+    let says = |words: &[&str]| words.iter().any(|words| text.contains(words));
     // The server has one code for all of these, and spells "to large" itself.
-    let own_limits = ["per subject", "message to large", "message too large"];
-    if own_limits.iter().any(|limit| text.contains(limit)) {
+    if says(&["message to large", "message too large"]) {
         Meaning::Rejected
+    } else if says(&["maximum messages", "maximum bytes"]) {
+        Meaning::Busy
     } else {
         Meaning::Unavailable
     }
@@ -92,7 +102,7 @@ mod tests {
     use async_nats::PublishErrorKind;
 
     use super::*;
-    use Meaning::{Invalid, Rejected, Unavailable};
+    use Meaning::{Busy, Invalid, Rejected, Unavailable};
 
     fn unsent(kind: PublishErrorKind) -> Failure {
         Failure::Unsent(async_nats::PublishError::new(kind))
@@ -118,11 +128,12 @@ mod tests {
             (unsent(PublishErrorKind::Send), Unavailable),
             (Failure::Disconnected, Unavailable),
             (Failure::Forbidden, Rejected),
+            (Failure::TooLarge(7), Invalid),
             (Failure::NoResponders, Unavailable),
         ];
         for (failure, meaning) in cases {
             let shown = format!("{failure:?}");
-            assert_eq!(classify(failure).meaning(), meaning, "{shown}");
+            assert_eq!(classify(failure, "a").meaning(), meaning, "{shown}");
         }
     }
 
@@ -133,15 +144,10 @@ mod tests {
             (400, 10054, "message size exceeds maximum allowed", Rejected),
             (400, 10071, "wrong last sequence: 7", Rejected),
             (400, 10109, "invalid operation on sealed stream", Rejected),
-            (
-                503,
-                10077,
-                "maximum messages per subject exceeded",
-                Rejected,
-            ),
+            (503, 10077, "maximum messages per subject exceeded", Busy),
             (503, 10077, "message to large", Rejected),
-            (503, 10077, "maximum messages exceeded", Unavailable),
-            (503, 10077, "maximum bytes exceeded", Unavailable),
+            (503, 10077, "maximum messages exceeded", Busy),
+            (503, 10077, "maximum bytes exceeded", Busy),
             (503, 10077, "no space left on device", Unavailable),
             (
                 400,
@@ -173,7 +179,7 @@ mod tests {
                 "stream": "S", "seq": 0,
             });
             let failure = read(&reply(&payload.to_string())).expect_err(description);
-            let error = classify(failure);
+            let error = classify(failure, "a");
             assert_eq!(error.meaning(), meaning, "{code} {err_code} {description}");
             assert!(error.chain().contains(description), "{}", error.chain());
         }
@@ -185,7 +191,8 @@ mod tests {
         read(&reply(r#"{"stream":"S","seq":7,"duplicate":true}"#)).expect("stored before");
         for payload in ["", "ok", "{}"] {
             let failure = read(&reply(payload)).expect_err(payload);
-            assert_eq!(classify(failure).meaning(), Unavailable, "{payload:?}");
+            let error = classify(failure, "a");
+            assert_eq!(error.meaning(), Unavailable, "{payload:?}");
         }
         let mut nobody = reply("");
         nobody.status = Some(StatusCode::NO_RESPONDERS);

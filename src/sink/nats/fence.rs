@@ -41,11 +41,14 @@ struct State {
     /// Refusals since the last fence came back, and between the two fences before. What the client had queued when it
     /// dropped something was heard in these.
     refusals: [u32; 2],
+    /// The size of the largest message on this connection that nobody waits for any more: it may be under way.
+    given_up: usize,
 }
 
 #[derive(Debug)]
 struct Waiter {
     subject: Box<str>,
+    size: usize,
     /// The connection at the time when it began.
     connection: u64,
     sender: oneshot::Sender<Result<(), Failure>>,
@@ -74,14 +77,16 @@ impl Fences {
         }
     }
 
-    /// Begins to wait for a message to `subject`: before it is sent, so that no refusal can come too early.
-    pub(super) fn expect(self: &Arc<Self>, subject: &str, connection: u64) -> Ticket {
+    /// Begins to wait for a message of `size` bytes to `subject`: before it is sent, so that no refusal can come too
+    /// early.
+    pub(super) fn expect(self: &Arc<Self>, subject: &str, size: usize, connection: u64) -> Ticket {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.lock();
         let id = state.next_waiter;
         state.next_waiter += 1;
         let waiter = Waiter {
             subject: subject.into(),
+            size,
             connection,
             sender,
         };
@@ -151,6 +156,7 @@ impl Fences {
         let mut state = self.lock();
         state.under_way = None;
         state.sent.clear();
+        state.given_up = 0;
         for waiter in std::mem::take(&mut state.waiting).into_values() {
             waiter.end(Err(Failure::Disconnected));
         }
@@ -167,6 +173,20 @@ impl Fences {
             .collect();
         for waiter in forbidden {
             waiter.end(Err(Failure::Forbidden));
+        }
+    }
+
+    /// Ends the waiting for the largest message: the server has met one that is larger than it allows, and doesn't say
+    /// which. The largest is too large in any case, unless it is one that nobody waits for.
+    pub(super) fn refuse_largest(&self) {
+        let mut state = self.lock();
+        let largest = state.waiting.iter().max_by_key(|(_, waiter)| waiter.size);
+        let Some((&id, _)) = largest.filter(|(_, waiter)| waiter.size >= state.given_up) else {
+            return;
+        };
+        if let Some(waiter) = state.waiting.remove(&id) {
+            let size = waiter.size;
+            waiter.end(Err(Failure::TooLarge(size)));
         }
     }
 
@@ -224,7 +244,10 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.fences.lock().waiting.remove(&self.id);
+        let mut state = self.fences.lock();
+        if let Some(waiter) = state.waiting.remove(&self.id) {
+            state.given_up = state.given_up.max(waiter.size);
+        }
     }
 }
 
@@ -234,7 +257,7 @@ mod tests {
 
     /// A message that is sent over `connection`, and waits for a fence.
     fn sent(fences: &Arc<Fences>, subject: &str, connection: u64) -> Ticket {
-        let ticket = fences.expect(subject, connection);
+        let ticket = fences.expect(subject, 1, connection);
         ticket.sent();
         ticket
     }
@@ -247,7 +270,7 @@ mod tests {
     fn a_fence_confirms_what_was_sent_before_it() {
         let fences = Arc::new(Fences::new());
         let mut early = sent(&fences, "a", 1);
-        let mut unsent = fences.expect("a", 1);
+        let mut unsent = fences.expect("a", 1, 1);
         let token = fences.begin(1).expect("something to cover");
         let mut late = sent(&fences, "a", 1);
         assert_eq!(fences.begin(1), None, "one at a time");
@@ -293,7 +316,7 @@ mod tests {
     #[test]
     fn a_lost_connection_ends_everything() {
         let fences = Arc::new(Fences::new());
-        let mut tickets = [sent(&fences, "a", 1), fences.expect("a", 1)];
+        let mut tickets = [sent(&fences, "a", 1), fences.expect("a", 1, 1)];
         let token = fences.begin(1).expect("something to cover");
         fences.fail_all();
         for ticket in &mut tickets {
@@ -317,6 +340,24 @@ mod tests {
         fences.begin(1).expect("something to cover");
         fences.refuse_fence();
         assert!(matches!(ended(&mut c), Some(Err(Failure::Unfenced))));
+    }
+
+    #[test]
+    fn of_a_size_that_is_not_allowed_the_largest_is_certain() {
+        let fences = Arc::new(Fences::new());
+        let mut small = sent(&fences, "a", 1);
+        let mut large = fences.expect("a", 30, 1);
+        fences.refuse_largest();
+        let refused = ended(&mut large);
+        assert!(matches!(refused, Some(Err(Failure::TooLarge(30)))));
+        // It may have been one that its caller gave up, for as long as this connection lasts.
+        drop(fences.expect("a", 40, 1));
+        fences.refuse_largest();
+        assert!(ended(&mut small).is_none());
+        fences.fail_all();
+        let mut next = fences.expect("a", 30, 2);
+        fences.refuse_largest();
+        assert!(matches!(ended(&mut next), Some(Err(Failure::TooLarge(30)))));
     }
 
     #[test]

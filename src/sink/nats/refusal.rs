@@ -12,6 +12,8 @@ pub(super) enum Failure {
     Disconnected,
     /// The server forbids publishing to the subject.
     Forbidden,
+    /// The server takes fewer bytes of this user.
+    TooLarge(usize),
     /// The server forbids publishing to the relay's own inbox, so that no fence can come back.
     Unfenced,
     /// The server complained so often that the client can't have handed over everything.
@@ -24,6 +26,7 @@ pub(super) fn classify(failure: Failure) -> PublishError {
         Failure::Unsent(error) => refusal::unsent(error),
         Failure::Disconnected => refusal::disconnected(),
         Failure::Forbidden => refusal::forbidden(),
+        Failure::TooLarge(size) => refusal::too_large(size),
         Failure::Unfenced => PublishError::unavailable(
             "the server's permissions don't allow publishing to _INBOX.>, without which nothing can be confirmed",
         ),
@@ -46,12 +49,13 @@ mod tests {
 
     #[test]
     fn failures() {
-        let cases: [(Failure, Meaning); 7] = [
+        let cases: [(Failure, Meaning); 8] = [
             (unsent(PublishErrorKind::MaxPayloadExceeded), Rejected),
             (unsent(PublishErrorKind::InvalidSubject), Invalid),
             (unsent(PublishErrorKind::Send), Unavailable),
             (Failure::Disconnected, Unavailable),
             (Failure::Forbidden, Rejected),
+            (Failure::TooLarge(7), Invalid),
             (Failure::Unfenced, Unavailable),
             (Failure::Unclear, Unavailable),
         ];

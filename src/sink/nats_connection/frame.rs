@@ -68,6 +68,16 @@ pub(in crate::sink) fn headers(message: &Message) -> Result<HeaderMap, PublishEr
     Ok(headers)
 }
 
+/// The bytes of a message that the server's limits count.
+pub(in crate::sink) fn size(headers: &HeaderMap, body: &[u8]) -> usize {
+    let lines = headers.iter().flat_map(|(name, values)| {
+        let name: &str = name.as_ref();
+        let of_line = move |value: &HeaderValue| name.len() + ": \r\n".len() + value.as_str().len();
+        values.iter().map(of_line)
+    });
+    "NATS/1.0\r\n\r\n".len() + lines.sum::<usize>() + body.len()
+}
+
 /// Checks a header of a message. The value is never repeated: it may be private.
 ///
 /// # Errors

@@ -68,7 +68,7 @@ impl Journal {
     /// A refusal to publish ends as the error of that publish; all others have nobody else who would tell.
     fn record_refusal(&self, error: &ServerError) {
         let connection = self.connection.as_str();
-        if forbidden_subject(error).is_some() {
+        if violation(error).is_some() {
             tracing::debug!(connection, error = %error, "nats refused a publish");
         } else {
             tracing::error!(connection, error = %error, "nats refused something");
@@ -76,15 +76,30 @@ impl Journal {
     }
 }
 
-/// The subject that the server just refused to publish to, for want of permission.
-pub(in crate::sink) fn forbidden_subject(error: &ServerError) -> Option<String> {
+/// A publish that the server just refused, by the one thing that it says of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::sink) enum Violation {
+    /// The user may not publish to this subject.
+    Subject(String),
+    /// No message may ask for replies to this subject.
+    Reply(String),
+    /// It is larger than this user may send: less than `max_payload`, which the client knows. The connection ends.
+    Size,
+}
+
+/// What the server just refused to take.
+pub(in crate::sink) fn violation(error: &ServerError) -> Option<Violation> {
     let ServerError::Other(text) = error else {
         return None;
     };
-    let quoted = text
-        .strip_prefix("Permissions Violation for Publish to \"")?
-        .strip_suffix('"')?;
-    unquoted(quoted)
+    if text.eq_ignore_ascii_case("Maximum Payload Violation") {
+        return Some(Violation::Size);
+    }
+    let said = text.strip_prefix("Permissions Violation for Publish ")?;
+    let quoted = |after: &str| unquoted(said.strip_prefix(after)?.strip_suffix('"')?);
+    quoted("to \"")
+        .map(Violation::Subject)
+        .or_else(|| quoted("with Reply of \"").map(Violation::Reply))
 }
 
 /// Undoes the quoting of Go, as far as it is used for what a subject may hold.
@@ -119,34 +134,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_forbidden_subject_is_told_from_other_refusals() {
+    fn a_refused_publish_is_told_from_other_refusals() {
         let cases = [
             (
                 "Permissions Violation for Publish to \"draft.Picks\"",
-                Some("draft.Picks"),
+                Some(Violation::Subject("draft.Picks".to_owned())),
             ),
+            (
+                "Permissions Violation for Publish with Reply of \"_INBOX.x.7\"",
+                Some(Violation::Reply("_INBOX.x.7".to_owned())),
+            ),
+            ("Maximum Payload Violation", Some(Violation::Size)),
             (
                 "Permissions Violation for Subscription to \"_INBOX.x.*\"",
                 None,
             ),
             (
                 r#"Permissions Violation for Publish to "a\"\\\u200b\U0001f600é""#,
-                Some("a\"\\\u{200b}😀é"),
+                Some(Violation::Subject("a\"\\\u{200b}😀é".to_owned())),
             ),
             (r#"Permissions Violation for Publish to "a\x""#, None),
             (r#"Permissions Violation for Publish to "a\u12""#, None),
             ("Stale Connection", None),
         ];
-        for (text, subject) in cases {
+        for (text, expected) in cases {
             assert_eq!(
-                forbidden_subject(&ServerError::Other(text.into())).as_deref(),
-                subject,
+                violation(&ServerError::Other(text.into())),
+                expected,
                 "{text}"
             );
         }
-        assert_eq!(
-            forbidden_subject(&ServerError::AuthorizationViolation),
-            None
-        );
+        assert_eq!(violation(&ServerError::AuthorizationViolation), None);
     }
 }

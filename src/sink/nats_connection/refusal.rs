@@ -26,6 +26,15 @@ pub(in crate::sink) fn disconnected() -> PublishError {
     PublishError::unavailable("there is no connection to NATS")
 }
 
+/// The server lets this user send less at a time than its `max_payload`. To try again would end the same, and end the
+/// connection for everything else each time.
+pub(in crate::sink) fn too_large(size: usize) -> PublishError {
+    PublishError::invalid(format!(
+        "the message takes {size} bytes, more than the server lets this user send at a time; raise the payload limit of \
+         the user or its account"
+    ))
+}
+
 /// The server forbids publishing to the subject.
 pub(in crate::sink) fn forbidden() -> PublishError {
     PublishError::rejected("the server's permissions don't allow publishing to this subject")

@@ -36,10 +36,14 @@ impl Alone {
         trust: &Trust,
         must: bool,
     ) -> Option<Outcome> {
+        if let Some(text) = trust.refusal(parcel) {
+            return Some(Err(Failure::Known(text)));
+        }
         let mut slot = self.channel.lock().await;
         if !must && !trust.is_suspect(parcel) {
             return None;
         }
+        // The one before may have been to the same exchange.
         if let Some(text) = trust.refusal(parcel) {
             return Some(Err(Failure::Known(text)));
         }

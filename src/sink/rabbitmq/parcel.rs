@@ -15,6 +15,10 @@ const PERSISTENT: u8 = 2;
 /// What the header of an envelope becomes a property of its own.
 const CONTENT_TYPE: &str = "content-type";
 
+/// Headers that RabbitMQ takes for lists of further routing keys. As the text that events have it closes the channel, and
+/// as a list it would have data choose where a message goes. Other spellings mean nothing to it.
+const MORE_KEYS: [&str; 2] = ["CC", "BCC"];
+
 /// Bytes that a frame of properties needs beside them: its own header, and properties of fixed size.
 const FRAME_OVERHEAD: usize = 128;
 
@@ -47,6 +51,12 @@ impl Parcel {
         let mut content_type = None;
         for (name, value) in message.headers {
             weight += name.len() + value.len() + size_of::<u64>();
+            if MORE_KEYS.contains(&name.as_str()) {
+                return Err(PublishError::invalid(format!(
+                    "the header {name} is an order to RabbitMQ, which takes it for a list of routing keys; \
+                     give it another name (any other spelling will do)"
+                )));
+            }
             if name.eq_ignore_ascii_case(CONTENT_TYPE) {
                 content_type = Some(short("content type", value)?);
             } else {
@@ -161,6 +171,13 @@ mod tests {
             &|message| message.headers.push(("h".to_owned(), "x".repeat(131_072))),
             "frames of 131072",
         );
+        for name in MORE_KEYS {
+            let header = (name.to_owned(), "k".to_owned());
+            invalid(&|message| message.headers.push(header.clone()), name);
+        }
+        let mut lower = message();
+        lower.headers.push(("cc".to_owned(), "k".to_owned()));
+        Parcel::of(lower, 131_072).expect("only these spellings are RabbitMQ's");
         let mut event = fixture::event();
         event.event_type = long.clone();
         let event = Arc::new(event);

@@ -17,12 +17,16 @@ pub(super) enum Failure {
     Blocked(String),
     /// The broker said something that fits nothing in flight, so that no verdict can be relied on.
     Confused(&'static str),
-    /// The broker refused the same for a message to this exchange less than a second ago, in these words.
+    /// The broker refused a message to this exchange a moment ago, in these words, and was not asked for this one.
     Known(String),
     /// The channel ended while the message was in flight on it, with others.
     Channel(lapin::Error),
     /// The channel ended, and nothing but this message was in flight on it.
     Alone(lapin::Error),
+    /// The connection ended, and nothing but this message was in flight on it.
+    Suspected(lapin::Error),
+    /// It did so twice, and the broker took others in between.
+    Convicted(lapin::Error),
 }
 
 /// What the broker's verdict means.
@@ -49,8 +53,8 @@ pub(super) fn read(verdict: Verdict, destination: &Destination) -> Result<(), Pu
             returned.reason
         ))),
         // A queue with a limit and overflow = reject-publish is full, or a queue's process failed: it will take
-        // the message once that is over, so this is an outage.
-        Verdict::Nacked => Err(PublishError::unavailable(format!(
+        // the message once that is over, and says nothing of other queues.
+        Verdict::Nacked => Err(PublishError::busy(format!(
             "a queue did not take the message (basic.nack), is it full? {destination}"
         ))),
     }
@@ -64,9 +68,10 @@ pub(super) fn classify(failure: Failure) -> PublishError {
             PublishError::unavailable(format!("RabbitMQ blocks publishers: {reason}"))
         }
         Failure::Confused(what) => PublishError::unavailable(what),
-        Failure::Known(text) => {
-            PublishError::rejected(format!("RabbitMQ refused the message: {text}"))
-        }
+        // No attempt of this message: it was not asked for.
+        Failure::Known(text) => PublishError::busy(format!(
+            "RabbitMQ refused another message to this exchange a moment ago: {text}"
+        )),
         Failure::Channel(error) => {
             PublishError::unavailable("the channel to RabbitMQ was closed").caused_by(error)
         }
@@ -74,6 +79,15 @@ pub(super) fn classify(failure: Failure) -> PublishError {
             PublishError::rejected(format!("RabbitMQ refused the message: {}", text_of(&error)))
                 .caused_by(error)
         }
+        Failure::Suspected(error) => PublishError::busy(
+            "RabbitMQ ended the connection while this message alone was on its way",
+        )
+        .caused_by(error),
+        // To try again would end the connection for all others again.
+        Failure::Convicted(error) => PublishError::invalid(
+            "RabbitMQ ended the connection twice while this message alone was on its way, and took others in between",
+        )
+        .caused_by(error),
         Failure::Alone(error) => {
             PublishError::unavailable("RabbitMQ could not take the message").caused_by(error)
         }
@@ -109,7 +123,7 @@ mod tests {
     use lapin::protocol::{AMQPError, AMQPHardError};
 
     use super::*;
-    use crate::error::Meaning::{Rejected, Unavailable};
+    use crate::error::Meaning::{Busy, Invalid, Rejected, Unavailable};
     use crate::sink::rabbitmq::judge::Return;
 
     fn soft(kind: AMQPSoftError, text: &str) -> lapin::Error {
@@ -137,7 +151,7 @@ mod tests {
                 Rejected,
                 "no queue (312 NO_ROUTE): exchange \"draft\"",
             ),
-            (Verdict::Nacked, Unavailable, "is it full?"),
+            (Verdict::Nacked, Busy, "is it full?"),
         ] {
             let error = read(verdict, &destination).expect_err(text);
             assert_eq!(error.meaning(), meaning, "{error}");
@@ -151,7 +165,9 @@ mod tests {
             CHANNELERROR, CONNECTIONFORCED, FRAMEERROR, INTERNALERROR, RESOURCEERROR,
         };
         use AMQPSoftError::{ACCESSREFUSED, NOTFOUND, PRECONDITIONFAILED, RESOURCELOCKED};
-        use Failure::{Alone, Blocked, Channel, Confused, Disconnected, Known};
+        use Failure::{
+            Alone, Blocked, Channel, Confused, Convicted, Disconnected, Known, Suspected,
+        };
         let missing = || soft(NOTFOUND, "NOT_FOUND - no exchange 'e' in vhost '/'");
         let io = |kind: io::ErrorKind| lapin::Error::from(io::Error::from(kind));
         let cases = [
@@ -166,11 +182,7 @@ mod tests {
                 Rejected,
                 "message size 9",
             ),
-            (
-                Known("no exchange 'e'".to_owned()),
-                Rejected,
-                "no exchange 'e'",
-            ),
+            (Known("no exchange 'e'".to_owned()), Busy, "no exchange 'e'"),
             // In flight with others, nothing is certain.
             (Channel(missing()), Unavailable, "no exchange 'e'"),
             (Alone(soft(RESOURCELOCKED, "locked")), Unavailable, "locked"),
@@ -179,6 +191,8 @@ mod tests {
                 Unavailable,
                 "operator",
             ),
+            (Suspected(hard(INTERNALERROR, "bug")), Busy, "bug"),
+            (Convicted(hard(INTERNALERROR, "bug")), Invalid, "bug"),
             (Alone(hard(CHANNELERROR, "channel")), Unavailable, "channel"),
             (Alone(hard(FRAMEERROR, "frame")), Unavailable, "frame"),
             (Alone(hard(INTERNALERROR, "bug")), Unavailable, "bug"),

@@ -3,7 +3,8 @@
 //! The broker closes a channel when an exchange is missing, may not be written to, or a message is too large, and
 //! says nothing of the others in flight on it. So what may be refused goes alone, on a channel of its own
 //! ([`super::alone`]): the first message to each exchange, and whatever is like one that was refused. What goes
-//! wrong there is certainly that message's own fault, and disturbs no other.
+//! wrong there is certainly that message's own fault, and disturbs no other. An exchange is blamed only in words of
+//! the broker that name it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,9 +15,10 @@ use tokio::time::Instant;
 use super::parcel::Parcel;
 use super::refusal::{blames_message, text_of};
 
-/// For so long after a refusal messages to that exchange are refused without asking: with many of them, asking
-/// for each would hold up those that wait behind.
-const REFUSAL_LASTS: Duration = Duration::from_secs(1);
+/// For so long after a refusal messages to that exchange are put off without asking: with many of them, asking for
+/// each would hold up those to other exchanges that wait behind. Short, for each of them must be refused by the broker
+/// itself before it counts, and those that wait in line are put off in no time.
+const REFUSAL_LASTS: Duration = Duration::from_millis(10);
 
 /// Routing keys that are remembered as refused, at most. Beyond it the whole exchange goes alone.
 const MAX_KEYS: usize = 1_000;
@@ -91,9 +93,9 @@ impl Trust {
         if size_limit(&text).is_some() {
             let size = parcel.body.len();
             inner.too_large = Some(inner.too_large.map_or(size, |known| known.min(size)));
-        } else if is_about_key(&text) && inner.keys.len() < MAX_KEYS {
+        } else if topic_in(&text).is_some() && inner.keys.len() < MAX_KEYS {
             inner.keys.insert(key_of(parcel));
-        } else {
+        } else if exchange_in(&text).is_some() {
             let at = Instant::now();
             let exchange = parcel.exchange.to_string();
             inner
@@ -127,7 +129,10 @@ fn may_be_fault(parcel: &Parcel, text: &str) -> bool {
     if let Some(limit) = size_limit(text) {
         return parcel.body.len() > limit;
     }
-    let Some((_, rest)) = text.split_once("exchange '") else {
+    if let Some(rest) = topic_in(text) {
+        return names(rest, parcel.routing_key.as_str());
+    }
+    let Some(rest) = exchange_in(text) else {
         return true;
     };
     // The broker calls the default exchange by this name.
@@ -135,7 +140,11 @@ fn may_be_fault(parcel: &Parcel, text: &str) -> bool {
         "" => "amq.default",
         name => name,
     };
-    // Long words are cut off.
+    names(rest, name)
+}
+
+/// Whether quoted words begin with this name. Long ones are cut off.
+fn names(rest: &str, name: &str) -> bool {
     rest.strip_prefix(name)
         .map_or(name.starts_with(rest), |rest| {
             rest.is_empty() || rest.starts_with('\'')
@@ -149,9 +158,30 @@ fn size_limit(text: &str) -> Option<usize> {
     numbers.filter_map(|number| number.parse().ok()).min()
 }
 
-/// Whether it is a topic permission that lacks: `access to topic 'k' in exchange 'e' in vhost …`.
-fn is_about_key(text: &str) -> bool {
-    text.contains("access to topic '")
+/// From the routing key on, if it is a topic permission that lacks: `access to topic 'k' in exchange 'e' in vhost …`.
+fn topic_in(text: &str) -> Option<&str> {
+    said_of(text, &["access to topic '"])
+}
+
+/// From the exchange's name on, if the words blame that exchange: it is not there, or may not be published to.
+fn exchange_in(text: &str) -> Option<&str> {
+    let blames = [
+        "no exchange '",
+        "access to exchange '",
+        "cannot publish to internal exchange '",
+    ];
+    said_of(text, &blames)
+}
+
+/// What follows on the first words of the broker: names in what it says may hold any words.
+fn said_of<'a>(text: &'a str, beginnings: &[&str]) -> Option<&'a str> {
+    let words = match text.split_once(" - ") {
+        Some((code, words)) if !code.contains(' ') => words,
+        _ => text,
+    };
+    beginnings
+        .iter()
+        .find_map(|beginning| words.strip_prefix(beginning))
 }
 
 #[cfg(test)]
@@ -210,6 +240,44 @@ mod tests {
         assert!(trust.is_suspect(&other));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_exchange_is_blamed_only_by_words_that_name_it() {
+        for (kind, text, is_blamed) in [
+            (
+                AMQPSoftError::NOTFOUND,
+                "NOT_FOUND - no exchange 'e' in vhost '/'",
+                true,
+            ),
+            (
+                AMQPSoftError::ACCESSREFUSED,
+                "ACCESS_REFUSED - access to exchange 'e' in vhost '/' refused for user 'u'",
+                true,
+            ),
+            (
+                AMQPSoftError::ACCESSREFUSED,
+                "ACCESS_REFUSED - cannot publish to internal exchange 'e' in vhost '/'",
+                true,
+            ),
+            (
+                AMQPSoftError::PRECONDITIONFAILED,
+                "PRECONDITION_FAILED - invalid message: {unacceptable_type_in_header,\"CC\",longstr}",
+                false,
+            ),
+            (
+                AMQPSoftError::PRECONDITIONFAILED,
+                "PRECONDITION_FAILED - something about 'no exchange 'e''",
+                false,
+            ),
+        ] {
+            let trust = Trust::default();
+            let first = parcel("e", "k", 1);
+            trust.passed(&first);
+            trust.failed(&first, &error(kind, text));
+            assert_eq!(trust.refusal(&first).is_some(), is_blamed, "{text}");
+            assert_eq!(trust.is_suspect(&first), is_blamed, "{text}");
+        }
+    }
+
     #[test]
     fn sizes_and_keys_that_were_refused_go_alone() {
         let trust = Trust::default();
@@ -253,6 +321,18 @@ mod tests {
             ("e", 200, size, false),
             ("e", 201, size, true),
             ("e", 1, "something unheard of", true),
+            (
+                "e",
+                1,
+                "A - access to topic 'k' in exchange 'e' in vhost '/'",
+                true,
+            ),
+            (
+                "e",
+                1,
+                "A - access to topic 'exchange 'k' in exchange 'e'",
+                false,
+            ),
         ] {
             let parcel = parcel(exchange, "k", length);
             assert_eq!(may_be_fault(&parcel, text), expected, "{exchange}: {text}");

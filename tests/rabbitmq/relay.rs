@@ -15,7 +15,7 @@ use crate::support::settings::Settings;
 use crate::support::writers::{Load, Writers};
 
 /// How long everything may take to arrive in the end.
-const ARRIVAL: Duration = Duration::from_secs(30);
+const ARRIVAL: Duration = Duration::from_secs(60);
 
 /// With a sink `events` that publishes into a queue by way of an exchange, both declared by it.
 fn publishing(database: &Database, url: &str, name: &str) -> Settings {

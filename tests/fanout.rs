@@ -30,6 +30,9 @@ const KEPT_UP: f64 = 0.3;
 /// So many events may be published before their writers know of the commit.
 const NOT_KNOWN_YET: u64 = 100;
 
+/// How long it is watched at most that all is well.
+const CALM: Duration = Duration::from_secs(20);
+
 fn outage() -> Duration {
     let seconds = std::env::var("OUTBOX_TEST_OUTAGE").map_or(6, |seconds| {
         seconds
@@ -148,7 +151,7 @@ async fn others_do_not_notice(mut victim: Victim, others: [Outlet; 2]) {
     let name = victim.outlet.name();
     scene.await_published(name, 500).await;
 
-    let before = scene.span("before", outage()).await;
+    let before = scene.span("before", outage().min(CALM)).await;
     victim.freeze().await;
     let frozen = scene.outage("frozen", name, &others).await;
     victim.thaw();

@@ -198,7 +198,7 @@ async fn a_stop_waits_for_no_dead_broker_longer_than_it_says() {
     let mut relay = Relay::ready(&settings).await;
     database.insert("Counted", Some("key"), 10).await;
     stream.await_len(10, Duration::from_secs(10)).await;
-    server.signal(Signal::Stop);
+    server.freeze().await;
     database.insert("Counted", Some("key"), 10).await;
     relay
         .await_metric("outbox_in_flight", &[], Duration::from_secs(10), |n| {
@@ -214,7 +214,7 @@ async fn a_stop_waits_for_no_dead_broker_longer_than_it_says() {
         took < Duration::from_secs(20),
         "{took:?} for a timeout of 2 s instead of 30 s"
     );
-    server.signal(Signal::Continue);
+    server.thaw();
     server.kill().await;
 }
 

@@ -10,7 +10,6 @@ use crate::support::database::{Database, TEST_APPLICATION};
 use crate::support::eventually::eventually;
 use crate::support::nats::{self, PrivateNats};
 use crate::support::postgres::{PrivatePostgres, Stop};
-use crate::support::process::Signal;
 use crate::support::relay::{Relay, migrate};
 use crate::support::report::report;
 use crate::support::settings::Settings;
@@ -182,10 +181,10 @@ async fn nats_killed_and_back_burns_no_attempt() {
 async fn nats_frozen_and_thawed_burns_no_attempt() {
     let mut server = PrivateNats::start("").await;
     survive_outages("NATS frozen", &mut server, async |server| {
-        server.signal(Signal::Stop);
+        server.freeze().await;
         // Longer than the sink waits for an acknowledgement.
         tokio::time::sleep(Duration::from_secs(3)).await;
-        server.signal(Signal::Continue);
+        server.thaw();
     })
     .await;
 }

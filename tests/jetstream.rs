@@ -2,12 +2,12 @@
 
 #[path = "jetstream/access.rs"]
 mod access;
+#[path = "jetstream/config.rs"]
+mod config;
 #[path = "jetstream/outage.rs"]
 mod outage;
 #[path = "jetstream/scripted.rs"]
 mod scripted;
-#[path = "jetstream/server.rs"]
-mod server;
 
 use std::time::{Duration, Instant};
 
@@ -22,8 +22,9 @@ use tokio::time::timeout;
 use tower::ServiceExt;
 
 use crate::support;
+use crate::support::nats::PrivateNats;
+use config::{config, context, with_stream};
 use scripted::{Answer, ScriptedServer};
-use server::NatsServer;
 
 /// A message with a body of `size` bytes and a fresh id.
 fn message(subject: &str, size: usize) -> Message {
@@ -49,9 +50,8 @@ async fn connected(config: &Jetstream) -> JetstreamSink {
         .expect("connect the sink")
 }
 
-async fn stored(server: &NatsServer, stream: &str) -> u64 {
-    let mut stream = server
-        .context()
+async fn stored(server: &PrivateNats, stream: &str) -> u64 {
+    let mut stream = context(server)
         .await
         .get_stream(stream)
         .await
@@ -61,16 +61,15 @@ async fn stored(server: &NatsServer, stream: &str) -> u64 {
 
 #[tokio::test]
 async fn a_consumer_sees_body_id_and_headers() {
-    let server = NatsServer::start();
-    let sink = connected(&server.config_with_stream("DRAFT", "draft.>")).await;
+    let server = PrivateNats::start("").await;
+    let sink = connected(&with_stream(&server, "DRAFT", "draft.>")).await;
     let mut sent = message("draft.picks.42", 10);
     sent.headers
         .push(("traceparent".into(), "00-ab-cd-01".into()));
     sent.headers.push(("name".into(), "Zoë".into()));
     publish(&sink, sent.clone()).await.expect("acknowledged");
 
-    let stream = server
-        .context()
+    let stream = context(&server)
         .await
         .get_stream("DRAFT")
         .await
@@ -93,8 +92,8 @@ async fn a_consumer_sees_body_id_and_headers() {
 
 #[tokio::test]
 async fn a_repetition_is_acknowledged_and_stored_once() {
-    let server = NatsServer::start();
-    let sink = connected(&server.config_with_stream("DRAFT", "draft.>")).await;
+    let server = PrivateNats::start("").await;
+    let sink = connected(&with_stream(&server, "DRAFT", "draft.>")).await;
     let sent = message("draft.a", 10);
     for _ in 0..3 {
         publish(&sink, sent.clone()).await.expect("acknowledged");
@@ -104,8 +103,8 @@ async fn a_repetition_is_acknowledged_and_stored_once() {
 
 #[tokio::test]
 async fn what_the_broker_refuses_is_rejected_and_disturbs_nothing_else() {
-    let server = NatsServer::with_settings("max_payload: 4096");
-    let mut config = server.config_with_stream("DRAFT", "draft.>");
+    let server = PrivateNats::start("max_payload: 4096").await;
+    let mut config = with_stream(&server, "DRAFT", "draft.>");
     config.expected_stream = Some("DRAFT".into());
     let sink = connected(&config).await;
     let other = Config {
@@ -113,8 +112,7 @@ async fn what_the_broker_refuses_is_rejected_and_disturbs_nothing_else() {
         subjects: vec!["other".into()],
         ..Config::default()
     };
-    server
-        .context()
+    context(&server)
         .await
         .create_stream(other)
         .await
@@ -165,7 +163,7 @@ fn message_of_longest_subject() -> Message {
 
 #[tokio::test]
 async fn a_full_stream_pushes_back() {
-    let server = NatsServer::start();
+    let server = PrivateNats::start("").await;
     let full = Config {
         name: "FULL".into(),
         subjects: vec!["full".into()],
@@ -173,13 +171,12 @@ async fn a_full_stream_pushes_back() {
         discard: DiscardPolicy::New,
         ..Config::default()
     };
-    let stream = server
-        .context()
+    let stream = context(&server)
         .await
         .create_stream(full)
         .await
         .expect("a stream");
-    let sink = connected(&server.config()).await;
+    let sink = connected(&config(&server)).await;
     publish(&sink, message("full", 1))
         .await
         .expect("there is room for one");
@@ -211,8 +208,8 @@ async fn a_full_stream_pushes_back() {
 
 #[tokio::test]
 async fn a_stream_that_is_there_is_left_as_it_is() {
-    let server = NatsServer::start();
-    let config = server.config_with_stream("DRAFT", "draft.>");
+    let server = PrivateNats::start("").await;
+    let config = with_stream(&server, "DRAFT", "draft.>");
     assert!(
         findings(&config)
             .await
@@ -223,14 +220,14 @@ async fn a_stream_that_is_there_is_left_as_it_is() {
         subjects: vec!["draft.*".into()],
         ..Config::default()
     };
-    let context = server.context().await;
+    let context = context(&server).await;
     context.create_stream(existing).await.expect("a stream");
     connected(&config).await;
     let kept = context.get_stream("DRAFT").await.expect("the stream");
     assert_eq!(kept.cached_info().config.subjects, ["draft.*"]);
     assert!(findings(&config).await.contains("does not capture draft.>"));
 
-    let overlapping = server.config_with_stream("OTHER", "draft.>");
+    let overlapping = with_stream(&server, "OTHER", "draft.>");
     let error = connect(&overlapping, "test")
         .await
         .expect_err("subjects overlap");
@@ -238,7 +235,7 @@ async fn a_stream_that_is_there_is_left_as_it_is() {
         matches!(error, ConnectError::Config { key: "stream", .. }),
         "{error:?}"
     );
-    let mut cluster = server.config_with_stream("R3", "r3");
+    let mut cluster = with_stream(&server, "R3", "r3");
     cluster.stream.as_mut().expect("a stream").replicas = 3;
     let error = connect(&cluster, "test")
         .await
@@ -257,8 +254,8 @@ async fn findings(config: &Jetstream) -> String {
 async fn a_window_of_publishes_is_in_flight_at_once() {
     const COUNT: usize = 5_000;
     const WINDOW: usize = 1_024;
-    let server = NatsServer::start();
-    let sink = connected(&server.config_with_stream("DRAFT", "draft.>")).await;
+    let server = PrivateNats::start("").await;
+    let sink = connected(&with_stream(&server, "DRAFT", "draft.>")).await;
     let messages: Vec<Message> = (0..COUNT)
         .map(|_| message("draft.picks.42", 1_024))
         .collect();
@@ -297,15 +294,15 @@ async fn publishes_do_not_wait_for_each_other() {
 
 #[tokio::test]
 async fn a_stream_is_not_created_where_another_captures_its_subjects() {
-    let server = NatsServer::start();
+    let server = PrivateNats::start("").await;
     let existing = Config {
         name: "EVERYTHING".into(),
         subjects: vec!["draft.>".into(), "audit.>".into()],
         ..Config::default()
     };
-    let context = server.context().await;
+    let context = context(&server).await;
     context.create_stream(existing).await.expect("a stream");
-    let config = server.config_with_stream("DRAFT", "draft.*");
+    let config = with_stream(&server, "DRAFT", "draft.*");
     let found = findings(&config).await;
     assert!(
         found.contains("EVERYTHING captures its subjects, so none will be created"),

@@ -10,7 +10,6 @@ use crate::support::checker::check;
 use crate::support::database::Database;
 use crate::support::eventually::eventually;
 use crate::support::kafka::{Broker, Listeners, PrivateKafka, Topic};
-use crate::support::process::Signal;
 use crate::support::proxy::Proxy;
 use crate::support::relay::{Relay, migrate, run};
 use crate::support::settings::Settings;
@@ -89,9 +88,9 @@ async fn a_broker_that_is_killed_or_frozen_loses_nothing_and_shows() {
     available(1.0).await;
     progress(&topic, 500).await;
 
-    broker.signal(Signal::Stop);
+    broker.freeze().await;
     available(0.0).await;
-    broker.signal(Signal::Continue);
+    broker.thaw();
     available(1.0).await;
     progress(&topic, 500).await;
 

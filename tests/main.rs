@@ -9,6 +9,7 @@ mod delivery;
 mod demo;
 mod environment;
 mod examples;
+mod fanout;
 mod faults;
 mod full;
 mod guard;

@@ -22,7 +22,6 @@ use self::subscriber::Subscriber;
 use self::wire::Wire;
 use crate::support;
 use crate::support::nats::PrivateNats;
-use crate::support::process::Signal;
 use crate::support::report::report;
 
 /// Messages in flight at once, as a pipeline has them.
@@ -123,7 +122,7 @@ async fn a_frozen_server_confirms_nothing() {
     report!("frozen server: {believed} of {COUNT} flushes succeed, and no fence comes back");
     assert_eq!(believed, COUNT);
 
-    server.signal(Signal::Continue);
+    server.thaw();
     for result in calls.await {
         result.expect("confirmed as soon as it goes on");
     }

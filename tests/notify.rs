@@ -265,3 +265,44 @@ async fn armed_by(database: &Database) -> Option<i32> {
         )
         .await
 }
+
+/// A writer that shares the lock for long keeps the relay from its sleep. Nobody else's events wait for that.
+#[tokio::test]
+async fn a_writer_that_stays_in_flight_makes_no_other_wait() {
+    const EVENTS: i64 = 60;
+    let database = Database::fresh().await;
+    let settings = notified(&database).set("sinks.events.type", "mock");
+    migrate(&settings);
+    let relay = Relay::ready(&settings).await;
+    let published = async |count: i64| {
+        let name = "outbox_events_published_total";
+        #[allow(clippy::cast_precision_loss)] // it is small
+        let count = count as f64;
+        relay.await_metric(name, &[], SOON, |n| n >= count).await;
+    };
+    // It gets the lock at the latest when the relay wakes up for the event.
+    let mut writer = database.connect().await;
+    let lock = "SELECT pg_advisory_lock_shared('outbox'::regclass::oid::int, 1)";
+    let (locked, ()) = tokio::join!(
+        writer.execute(lock),
+        database.insert("Counted", Some("key"), 1)
+    );
+    locked.expect("the lock");
+    published(1).await;
+    // The relay tries to fall asleep, less and less often.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let reads = async || {
+        let name = "outbox_wakeups_total";
+        let reads = relay.metric(name, &["cause=\"poll\""]).await;
+        reads.expect("the metric")
+    };
+    let before = reads().await;
+    for _ in 0..EVENTS {
+        database.insert("Counted", Some("key"), 1).await;
+    }
+    published(1 + EVENTS).await;
+    let made = reads().await - before;
+    report!("{made} reads while {EVENTS} events were inserted");
+    assert!(made >= 30.0, "at leisure: {made} reads for {EVENTS} events");
+    relay.stop().await;
+}

@@ -1,5 +1,6 @@
 //! SIGHUP: what the configuration changes is changed, and everything else goes on (DESIGN: hot reload).
 
+mod files;
 mod library;
 mod random;
 mod waiting;
@@ -9,7 +10,6 @@ use std::time::Duration;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::support::certs::Authority;
 use crate::support::checker::check;
 use crate::support::database::Database;
 use crate::support::eventually::eventually;
@@ -18,7 +18,6 @@ use crate::support::port;
 use crate::support::relay::{Relay, migrate, run};
 use crate::support::settings::Settings;
 use crate::support::stream::Stream;
-use crate::support::temporary::TemporaryFolder;
 use crate::support::writers::{Load, Writers};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -212,80 +211,6 @@ async fn the_same_once_more_is_no_change() {
     assert_eq!((connections(&client).await, token(&database).await), before);
     let said = relay.stderr().matches("has not changed").count();
     assert_eq!(said, 2, "both times");
-    relay.stop().await;
-}
-
-#[tokio::test]
-async fn a_secret_that_was_renewed_is_a_change_of_its_sink_alone() {
-    let database = Database::fresh().await;
-    let (stream, other) = (stream().await, stream().await);
-    let folder = TemporaryFolder::new("secret");
-    let secret = folder.write("field", "before\n");
-    let (settings, name) = named(Settings::of(&database).publishing_to(&stream));
-    let settings = settings.publishing("other", &other).set(
-        "sinks.events.envelope.aggregate_field",
-        format!("${{file:{}}}", secret.display()),
-    );
-    migrate(&settings);
-    let relay = Relay::ready(&settings).await;
-    let client = |sink: &str| format!("outbox-relay {name} {sink}");
-    let untouched = connections(&client("other")).await;
-    database.insert("Counted", Some("key"), 1).await;
-    stream.await_len(1, SOON).await;
-    folder.write("field", "after\n");
-    assert_successful(&relay.hang_up().await);
-    database.insert("Counted", Some("key"), 1).await;
-    let deliveries = stream.await_len(2, SOON).await;
-    assert_eq!(deliveries[0].envelope()["before"], "key");
-    assert_eq!(deliveries[1].envelope()["after"], "key");
-    assert_eq!(connections(&client("other")).await, untouched);
-    relay.stop().await;
-}
-
-#[tokio::test]
-async fn a_certificate_that_was_renewed_is_a_change() {
-    let authority = Authority::new();
-    let (own, client) = (authority.issue("server"), authority.issue("relay"));
-    let server = PrivateNats::start(&format!(
-        "tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}",
-        own.cert,
-        own.key,
-        authority.ca()
-    ))
-    .await;
-    let database = Database::fresh().await;
-    let name = Stream::named("").name;
-    let settings = Settings::of(&database)
-        .set("sinks.events.type", "jetstream")
-        .set(
-            "sinks.events.url",
-            format!("tls://localhost:{}", server.port),
-        )
-        .set("sinks.events.subject", format!("{name}.{{event_type}}"))
-        .set("sinks.events.stream.name", name.as_str())
-        .set("sinks.events.stream.subjects", vec![format!("{name}.>")])
-        .set_file("sinks.events.tls.ca", &authority.ca())
-        .set_file("sinks.events.tls.cert", &client.cert)
-        .set_file("sinks.events.tls.key", &client.key);
-    migrate(&settings);
-    let relay = Relay::ready(&settings).await;
-    assert_successful(&relay.hang_up().await);
-    assert!(
-        !relay.stderr().contains("~main/events"),
-        "nothing has changed yet"
-    );
-    let renewed = authority.issue("relay");
-    assert_eq!(renewed.cert, client.cert, "under the same name");
-    assert_successful(&relay.hang_up().await);
-    assert!(
-        relay.stderr().contains("~main/events"),
-        "it is shown to the broker from now on"
-    );
-    relay
-        .await_metric("outbox_sink_available", &[], SOON, |available| {
-            available == 1.0
-        })
-        .await;
     relay.stop().await;
 }
 

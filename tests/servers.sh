@@ -29,7 +29,7 @@ fail() {
 
 # --- what the tests need -------------------------------------------------------------------------------------
 
-# install_missing COMMAND…: COMMAND is this run once more, for a container.
+# install_missing [COMMAND…]: COMMAND is this run once more, for a container. Without it there is none.
 install_missing() {
   local packages=()
   postgres_programs >/dev/null || packages+=(postgresql)
@@ -62,7 +62,7 @@ install_missing() {
         rm -f "$policy"
         trap - EXIT
       fi
-    elif have docker && docker info >/dev/null 2>&1; then
+    elif (($#)) && have docker && docker info >/dev/null 2>&1; then
       printf '== missing here: %s; running in a container instead\n' "${packages[*]}"
       exec docker run --rm --init -v "$PWD:/checkout" -w /checkout \
         -v outbox-relay-target:/target -e CARGO_TARGET_DIR=/target \
@@ -103,10 +103,10 @@ rabbitmq_programs() {
 
 # --- servers -------------------------------------------------------------------------------------------------
 
+# start_postgres [PORT]
 start_postgres() {
-  local programs port data=$folder/postgres as=()
+  local programs port=${1:-$(free_port)} data=$folder/postgres as=()
   programs=$(postgres_programs)
-  port=$(free_port)
   mkdir "$data"
   if [[ $(id -u) == 0 ]]; then # PostgreSQL refuses to run as root
     as=(--reuid=postgres --regid=postgres --clear-groups)
@@ -125,10 +125,9 @@ start_postgres() {
   printf '%s\n' "$("$programs/postgres" --version), $OUTBOX_TEST_POSTGRES"
 }
 
+# start_nats [PORT MONITOR]
 start_nats() {
-  local port monitor
-  port=$(free_port)
-  monitor=$(free_port)
+  local port=${1:-$(free_port)} monitor=${2:-$(free_port)}
   cat >"$folder/nats.conf" <<CONF
 listen: 127.0.0.1:$port
 http: 127.0.0.1:$monitor
@@ -140,11 +139,12 @@ CONF
   printf '%s\n' "$(nats-server --version), $OUTBOX_TEST_NATS"
 }
 
-# Starts RabbitMQ and doesn't wait for it: it takes as long as a build. await_rabbitmq does.
+# start_rabbitmq [PORT MANAGEMENT]: and doesn't wait for it, for it takes as long as a build. await_rabbitmq does.
+# Without a port for it the management plugin stays off.
 start_rabbitmq() {
   local programs home=$folder/rabbitmq as=() environment epmd dist node
   programs=$(rabbitmq_programs)
-  rabbitmq_port=$(free_port)
+  rabbitmq_port=${1:-$(free_port)}
   epmd=$(free_port)
   dist=$(free_port)
   node=outbox-tests-$rabbitmq_port@localhost
@@ -155,6 +155,10 @@ listeners.tcp.1 = 127.0.0.1:$rabbitmq_port
 max_message_size = 1048576
 CONF
   : >"$home/plugins"
+  if [[ ${2:-} ]]; then
+    printf 'management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = %d\n' "$2" >>"$home/rabbitmq.conf"
+    printf '[rabbitmq_management].\n' >"$home/plugins"
+  fi
   if [[ $(id -u) == 0 ]]; then
     as=(--reuid=rabbitmq --regid=rabbitmq --clear-groups)
     chown -R rabbitmq: "$home"
@@ -188,8 +192,8 @@ greets() {
   [[ $first == $'\001' ]]
 }
 
-# Starts a broker and doesn't wait for it: await_kafka does. Without the jars of Apache Kafka, tests use librdkafka's
-# mock cluster where they can.
+# begin_kafka [PORT]: and doesn't wait for the broker, await_kafka does. Without the jars of Apache Kafka, tests use
+# librdkafka's mock cluster where they can.
 begin_kafka() {
   local jars
   if ! jars=$(kafka_jars); then
@@ -198,7 +202,7 @@ begin_kafka() {
     return
   fi
   mkdir "$folder/kafka"
-  kafka_ports=("$(free_port)" "$(free_port)" "$(free_port)" "$(free_port)" "$(free_port)")
+  kafka_ports=("${1:-$(free_port)}" "$(free_port)" "$(free_port)" "$(free_port)" "$(free_port)")
   # KILL: its data is thrown away.
   start kafka KILL -- tests/kafka/broker "$jars" "$folder/kafka" "${kafka_ports[@]}"
   kafka_pid=$!

@@ -13,7 +13,7 @@ use crate::support::settings::Settings;
 use crate::support::stream::Stream;
 
 /// A server that takes its user `relay` with TLS only, and the test itself in any way.
-async fn encrypted_postgres(authority: &Authority, clients: &str) -> PrivatePostgres {
+pub(crate) async fn encrypted_postgres(authority: &Authority, clients: &str) -> PrivatePostgres {
     let certificate = authority.issue("server");
     let mut server = PrivatePostgres::prepare(&[
         "ssl=on",
@@ -39,7 +39,8 @@ async fn encrypted_postgres(authority: &Authority, clients: &str) -> PrivatePost
     server
 }
 
-fn as_relay(database: &Database, parameters: &str) -> String {
+/// The URL of a database for that user, with these parameters.
+pub(crate) fn as_relay(database: &Database, parameters: &str) -> String {
     let url = database.url.replace(
         "postgres://postgres@127.0.0.1",
         "postgres://relay@localhost",

@@ -81,6 +81,8 @@ pub enum SourceKind {
 pub struct Postgres {
     /// Connection URL with its password.
     pub url: Secret,
+    /// What the files hold that the URL names, such as `sslrootcert`.
+    pub url_files: Contents,
     /// How the table is watched.
     pub mode: Mode,
     /// The outbox table.
@@ -403,6 +405,8 @@ pub struct Kafka {
     pub tls: Option<Tls>,
     /// Settings of librdkafka, each of which it takes.
     pub options: BTreeMap<String, Secret>,
+    /// What the files hold that the options name.
+    pub option_files: Contents,
 }
 
 /// How a Kafka connection authenticates (SASL).

@@ -52,6 +52,12 @@ pub enum ReloadError {
     /// It is good, but this relay can't go over to it; one line for each reason.
     #[error("{}", .0.join("\n"))]
     Refused(Vec<String>),
+    /// Reading it panicked: a fault of `load`. What it said is on standard error, and nowhere else: it may hold a
+    /// secret.
+    #[error(
+        "reading the configuration panicked, a fault of the program: standard error says where"
+    )]
+    Panicked,
     /// The relay stops, or was never started.
     #[error("the relay does not run")]
     Stopped,
@@ -98,7 +104,10 @@ impl Reloader {
     {
         // 1. Read and validate, apart from everybody else: a file may be on a disk that hangs.
         let loaded = tokio::task::spawn_blocking(load).await;
-        let loaded = loaded.map_err(|_| ReloadError::Stopped)?;
+        let loaded = loaded.map_err(|error| match error.is_panic() {
+            true => ReloadError::Panicked,
+            false => ReloadError::Stopped,
+        })?;
         let loaded = loaded.map_err(ReloadError::Invalid)?;
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
@@ -143,17 +152,18 @@ impl Reloader {
                 errors.findings().iter().map(ToString::to_string).collect()
             }
             Err(ReloadError::Refused(reasons)) => reasons.clone(),
+            Err(error @ ReloadError::Panicked) => vec![error.to_string()],
         };
         for error in &errors {
             tracing::error!("{error}");
         }
-        if !errors.is_empty() {
+        if outcome.is_err() {
             tracing::error!(
                 errors = errors.len(),
                 "the configuration was not reloaded, everything goes on as before"
             );
         }
-        ReloadGauges.set(errors.is_empty());
+        ReloadGauges.set(outcome.is_ok());
         self.status.set_reload(errors);
     }
 }

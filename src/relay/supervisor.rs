@@ -104,7 +104,7 @@ impl Supervisor {
             self.answer_if_done();
             tokio::select! {
                 ended = self.sources.ended() => outcome = outcome.and(self.source_ended(ended)),
-                Some(request) = requests.recv(), if !stopping => self.take_over(request),
+                Some(request) = requests.recv(), if !stopping => outcome = outcome.and(self.take_over(request)),
                 Ok(()) = progress.changed() => {}
                 () = self.stop.cancelled(), if !stopping => {
                     stopping = true;
@@ -117,7 +117,7 @@ impl Supervisor {
     }
 
     /// Goes over to a configuration: what has to stop is told to, what can start does, sessions follow by themselves.
-    fn take_over(&mut self, request: Request) {
+    fn take_over(&mut self, request: Request) -> Result<(), RelayError> {
         // 1. What ends from here on has this long.
         let shutdown_timeout = request.config.relay.shutdown_timeout;
         self.drain.send_replace(shutdown_timeout);
@@ -128,10 +128,7 @@ impl Supervisor {
         self.config.send_replace(request.config);
         self.waiting = Some(request.done);
         // 4. New sources start now, changed ones when the old one has ended.
-        if self.start_wanted(false).is_err() {
-            // Looked at before it was asked for.
-            self.stop.cancel();
-        }
+        self.start_wanted(false)
     }
 
     /// Starts the sources that are wanted and whose name is free.

@@ -1,90 +1,50 @@
 //! TLS, authentication and permissions.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use outbox_relay::config::{Contents, Jetstream, NatsAuth, Secret, Tls};
 use outbox_relay::error::{Meaning, chain};
 use outbox_relay::sink::connect::ConnectError;
 use outbox_relay::sink::jetstream::connect;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
+use super::config::{config, of_url, with_stream};
 use super::scripted::{Answer, ScriptedServer};
-use super::server::{self, NatsServer};
 use super::{connected, message, publish, refusal};
+use crate::support::certs::{Authority, Certificate};
+use crate::support::nats::PrivateNats;
+use crate::support::temporary::TemporaryFolder;
 
 /// A pair of NKeys that means nothing to anybody.
 const NKEY_SEED: &str = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
 const NKEY_PUBLIC: &str = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
 
-/// An authority, and certificates for a server and a client that it signed.
-struct Authority {
-    name: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn make(folder: &Path, name: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().expect("a key");
-        let certificate = params.self_signed(&key).expect("a certificate");
-        fs::write(folder.join(format!("{name}.pem")), certificate.pem()).expect("write it");
-        let issuer = Issuer::new(params, key);
-        Self {
-            name: name.to_owned(),
-            issuer,
-        }
-    }
-
-    fn sign(&self, folder: &Path, name: &str) {
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let params = CertificateParams::new(names).expect("parameters");
-        let key = KeyPair::generate().expect("a key");
-        let certificate = params.signed_by(&key, &self.issuer).expect(&self.name);
-        fs::write(folder.join(format!("{name}.pem")), certificate.pem()).expect("write it");
-        fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).expect("write it");
-    }
-}
-
 /// A server that wants TLS, with `verify` a client certificate too.
-fn tls_server(verify: bool) -> (NatsServer, PathBuf) {
-    let folder = server::folder();
-    let ours = Authority::make(&folder, "ca");
-    ours.sign(&folder, "server");
-    ours.sign(&folder, "client");
-    Authority::make(&folder, "stranger").sign(&folder, "impostor");
-    let settings = format!(
-        "jetstream {{ store_dir: \"{{folder}}/store\" }}
-         tls {{ cert_file: \"{{folder}}/server.pem\", key_file: \"{{folder}}/server.key\",
-                ca_file: \"{{folder}}/ca.pem\", verify: {verify}, timeout: 5 }}"
-    );
-    let server = NatsServer::in_folder(&folder, &settings);
-    (server, folder)
+async fn tls_server(ours: &Authority, verify: bool) -> PrivateNats {
+    let own = ours.issue("server");
+    let ca = ours.ca();
+    PrivateNats::start(&format!(
+        "tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {ca:?}, verify: {verify}, timeout: 5 }}",
+        own.cert, own.key
+    ))
+    .await
 }
 
-fn tls(folder: &Path, ca: &str, client: Option<&str>) -> Option<Tls> {
-    let pair = |name: &str| {
-        (
-            folder.join(format!("{name}.pem")),
-            folder.join(format!("{name}.key")),
-        )
-    };
+fn tls(ca: &Authority, client: Option<&Certificate>) -> Option<Tls> {
     Some(Tls {
-        ca: Some(folder.join(ca)),
-        client: client.map(pair),
+        ca: Some(ca.ca()),
+        client: client.map(|client| (client.cert.clone(), client.key.clone())),
         ..Tls::default()
     })
 }
 
 #[tokio::test]
 async fn a_private_authority_is_trusted_and_no_other() {
-    let (server, folder) = tls_server(false);
-    let config = server.config_with_stream("DRAFT", "draft.>");
+    let (ours, stranger) = (Authority::new(), Authority::new());
+    let server = tls_server(&ours, false).await;
+    let config = with_stream(&server, "DRAFT", "draft.>");
     let right = Jetstream {
-        tls: tls(&folder, "ca.pem", None),
+        tls: tls(&ours, None),
         ..config.clone()
     };
     let sink = connected(&right).await;
@@ -92,7 +52,7 @@ async fn a_private_authority_is_trusted_and_no_other() {
         .await
         .expect("acknowledged over TLS");
 
-    for wrong in [tls(&folder, "stranger.pem", None), None] {
+    for wrong in [tls(&stranger, None), None] {
         let error = connect(
             &Jetstream {
                 tls: wrong,
@@ -103,115 +63,93 @@ async fn a_private_authority_is_trusted_and_no_other() {
         .await;
         let error = error.expect_err("an authority that the server's certificate isn't from");
         assert!(error.is_transient(), "{error:?}");
-        assert!(chain(&error).contains("UnknownIssuer"), "{}", chain(&error));
+        let text = chain(&error);
+        assert!(text.contains("invalid peer certificate"), "{text}");
     }
 }
 
 #[tokio::test]
 async fn tls_is_never_left_out_where_it_is_configured() {
-    let (tls_folder, plain) = (server::folder(), NatsServer::start());
-    Authority::make(&tls_folder, "ca");
+    let (authority, plain) = (Authority::new(), PrivateNats::start("").await);
     let config = Jetstream {
-        tls: tls(&tls_folder, "ca.pem", None),
-        ..plain.config()
+        tls: tls(&authority, None),
+        ..config(&plain)
     };
     let error = connect(&config, "test")
         .await
         .expect_err("a server without TLS");
     assert!(error.is_transient(), "{error:?}");
-    fs::remove_dir_all(tls_folder).ok();
 }
 
 #[tokio::test]
 async fn a_client_certificate_is_presented() {
-    let (server, folder) = tls_server(true);
-    let config = server.config_with_stream("DRAFT", "draft.>");
+    let (ours, stranger) = (Authority::new(), Authority::new());
+    let server = tls_server(&ours, true).await;
+    let config = with_stream(&server, "DRAFT", "draft.>");
     let right = Jetstream {
-        tls: tls(&folder, "ca.pem", Some("client")),
+        tls: tls(&ours, Some(&ours.issue("client"))),
         ..config.clone()
     };
     let sink = connected(&right).await;
     publish(&sink, message("draft.a", 10))
         .await
         .expect("acknowledged over TLS");
-    for client in [None, Some("impostor")] {
+    let impostor = stranger.issue("client");
+    for client in [None, Some(&impostor)] {
         let wrong = Jetstream {
-            tls: tls(&folder, "ca.pem", client),
+            tls: tls(&ours, client),
             ..config.clone()
         };
-        connect(&wrong, "test")
-            .await
-            .expect_err("no certificate that the server trusts");
+        let error = connect(&wrong, "test").await;
+        let error = error.expect_err("no certificate that the server trusts");
+        assert!(error.is_transient(), "{error:?}");
     }
 }
 
 #[tokio::test]
 async fn files_that_are_wrong_are_named_by_their_key() {
-    let folder = server::folder();
-    let ours = Authority::make(&folder, "ca");
-    ours.sign(&folder, "client");
-    ours.sign(&folder, "other");
-    fs::write(folder.join("empty"), "").expect("write it");
-    let client = folder.join("client.pem");
-    let with = |ca: &str, pair: Option<(PathBuf, PathBuf)>| {
+    let ours = Authority::new();
+    let (client, other) = (ours.issue("client"), ours.issue("other"));
+    let folder = TemporaryFolder::new("wrong files");
+    let empty = folder.write("empty", "");
+    let absent = folder.path().join("absent");
+    let with = |ca: &Path, pair: Option<(&Path, &Path)>| {
         Some(Tls {
-            ca: Some(folder.join(ca)),
-            client: pair,
+            ca: Some(ca.to_owned()),
+            client: pair.map(|(cert, key)| (cert.to_owned(), key.to_owned())),
             ..Tls::default()
         })
     };
-    let creds = |name: &str| NatsAuth::Credentials(folder.join(name), Contents::default());
+    let pair = |cert, key| with(&ours.ca(), Some((cert, key)));
+    let creds = |file: &Path| NatsAuth::Credentials(file.to_owned(), Contents::default());
     let cases = [
-        ("tls.ca", with("absent", None), NatsAuth::None),
-        ("tls.ca", with("empty", None), NatsAuth::None),
-        ("tls.ca", with("client.key", None), NatsAuth::None),
-        (
-            "tls.cert",
-            with(
-                "ca.pem",
-                Some((folder.join("empty"), folder.join("client.key"))),
-            ),
-            NatsAuth::None,
-        ),
-        (
-            "tls.key",
-            with("ca.pem", Some((client.clone(), folder.join("absent")))),
-            NatsAuth::None,
-        ),
-        (
-            "tls.key",
-            with("ca.pem", Some((client.clone(), client.clone()))),
-            NatsAuth::None,
-        ),
-        (
-            "tls.key",
-            with("ca.pem", Some((client, folder.join("other.key")))),
-            NatsAuth::None,
-        ),
-        ("auth.creds", None, creds("absent")),
-        ("auth.creds", None, creds("empty")),
+        ("tls.ca", with(&absent, None), NatsAuth::None),
+        ("tls.ca", with(&empty, None), NatsAuth::None),
+        ("tls.ca", with(&client.key, None), NatsAuth::None),
+        ("tls.cert", pair(&empty, &client.key), NatsAuth::None),
+        ("tls.key", pair(&client.cert, &absent), NatsAuth::None),
+        ("tls.key", pair(&client.cert, &client.cert), NatsAuth::None),
+        ("tls.key", pair(&client.cert, &other.key), NatsAuth::None),
+        ("auth.creds", None, creds(&absent)),
+        ("auth.creds", None, creds(&empty)),
     ];
     for (expected, tls, auth) in cases {
         let shown = format!("{expected} {tls:?} {auth:?}");
-        let servers = vec![Secret::new("nats://127.0.0.1:1")];
         let config = Jetstream {
-            servers,
             auth,
             tls,
-            expected_stream: None,
-            stream: None,
+            ..of_url("nats://127.0.0.1:1")
         };
         match connect(&config, "test").await.expect_err(&shown) {
             ConnectError::Config { key, .. } => assert_eq!(key, expected, "{shown}"),
             other @ ConnectError::Unavailable { .. } => panic!("{shown}: {other:?}"),
         }
     }
-    fs::remove_dir_all(folder).ok();
 }
 
 /// Connects with each of `right`, and with none of `wrong`.
-async fn try_all(server: &NatsServer, right: Vec<NatsAuth>, wrong: Vec<NatsAuth>) {
-    let config = server.config_with_stream("DRAFT", "draft.>");
+async fn try_all(server: &PrivateNats, right: Vec<NatsAuth>, wrong: Vec<NatsAuth>) {
+    let config = with_stream(server, "DRAFT", "draft.>");
     for auth in right {
         let sink = connected(&Jetstream {
             auth,
@@ -244,7 +182,7 @@ async fn try_all(server: &NatsServer, right: Vec<NatsAuth>, wrong: Vec<NatsAuth>
 
 #[tokio::test]
 async fn user_and_password() {
-    let server = NatsServer::with_settings("authorization { user: relay, password: \"s3cret\" }");
+    let server = PrivateNats::start("authorization { user: relay, password: \"s3cret\" }").await;
     let user = |password: &str| NatsAuth::User("relay".into(), Secret::new(password));
     try_all(
         &server,
@@ -252,17 +190,17 @@ async fn user_and_password() {
         vec![user("wr0ng"), NatsAuth::None],
     )
     .await;
-    let url = Secret::new(format!("nats://relay:s3cret@127.0.0.1:{}", server.port()));
+    let url = Secret::new(format!("nats://relay:s3cret@127.0.0.1:{}", server.port));
     connected(&Jetstream {
         servers: vec![url],
-        ..server.config()
+        ..config(&server)
     })
     .await;
 }
 
 #[tokio::test]
 async fn token() {
-    let server = NatsServer::with_settings("authorization { token: \"t0ken\" }");
+    let server = PrivateNats::start("authorization { token: \"t0ken\" }").await;
     let token = |token: &str| NatsAuth::Token(Secret::new(token));
     try_all(
         &server,
@@ -275,12 +213,12 @@ async fn token() {
 #[tokio::test]
 async fn nkey() {
     let users = format!("authorization {{ users: [ {{ nkey: {NKEY_PUBLIC} }} ] }}");
-    let server = NatsServer::with_settings(&users);
+    let server = PrivateNats::start(&users).await;
     let nkey = |seed: &str| NatsAuth::Nkey(Secret::new(seed));
     try_all(&server, vec![nkey(NKEY_SEED)], vec![NatsAuth::None]).await;
     let config = Jetstream {
         auth: nkey("no seed"),
-        ..server.config()
+        ..config(&server)
     };
     let error = connect(&config, "test").await.expect_err("no seed");
     assert!(
@@ -294,7 +232,7 @@ async fn nkey() {
 async fn credentials_file() {
     const OPERATOR: &str = include_str!("operator/server.conf");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/jetstream/operator");
-    let server = NatsServer::with_settings(OPERATOR);
+    let server = PrivateNats::start(OPERATOR).await;
     let creds = |name: &str| NatsAuth::Credentials(folder.join(name), Contents::default());
     try_all(
         &server,
@@ -304,7 +242,7 @@ async fn credentials_file() {
     .await;
     let config = Jetstream {
         auth: creds("relay.creds"),
-        ..server.config()
+        ..config(&server)
     };
     let sink = connected(&config).await;
     let (meaning, chain) = refusal(&sink, message("audit.Log", 10)).await;
@@ -313,11 +251,12 @@ async fn credentials_file() {
 
 #[tokio::test]
 async fn a_subject_that_permissions_forbid_is_rejected() {
-    let server = NatsServer::with_settings(
+    let server = PrivateNats::start(
         "authorization { users: [ { user: relay, password: p, permissions: {
             publish: [\"draft.>\", \"$JS.API.>\"], subscribe: \"_INBOX.>\" } } ] }",
-    );
-    let mut config = server.config_with_stream("DRAFT", "draft.>");
+    )
+    .await;
+    let mut config = with_stream(&server, "DRAFT", "draft.>");
     config.auth = NatsAuth::User("relay".into(), Secret::new("p"));
     let sink = connected(&config).await;
     let attempt = refusal(&sink, message("audit.Log", 10));
@@ -334,10 +273,10 @@ async fn a_subject_that_permissions_forbid_is_rejected() {
 #[tokio::test]
 async fn a_message_larger_than_its_user_may_send_is_told_from_an_outage() {
     const OPERATOR: &str = include_str!("operator/server.conf");
-    let server = NatsServer::with_settings(OPERATOR);
+    let server = PrivateNats::start(OPERATOR).await;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/jetstream/operator");
     let creds = folder.join("small.creds");
-    let mut config = server.config_with_stream("DRAFT", "draft.>");
+    let mut config = with_stream(&server, "DRAFT", "draft.>");
     config.auth = NatsAuth::Credentials(creds, Contents::default());
     let sink = connected(&config).await;
     for size in [1_024, 100_000, 900_000] {

@@ -9,9 +9,10 @@ use outbox_relay::sink::connect::ConnectError;
 use outbox_relay::sink::jetstream::{JetstreamSink, connect, probe};
 use tokio::time::timeout;
 
+use super::config::{config, context, with_stream};
 use super::scripted::{Answer, ScriptedServer};
-use super::server::{self, NatsServer};
 use super::{connected, message, publish, refusal, stored};
+use crate::support::nats::PrivateNats;
 
 /// Well below the five seconds that a client's own timeout would take.
 const AT_ONCE: Duration = Duration::from_secs(4);
@@ -28,10 +29,10 @@ async fn publish_through_outage(sink: &JetstreamSink, message: &Message) {
 
 #[tokio::test]
 async fn a_killed_server_fails_all_in_flight_at_once_and_its_return_is_noticed() {
-    let mut server = NatsServer::start();
-    let sink = connected(&server.config_with_stream("DRAFT", "draft.>")).await;
+    let mut server = PrivateNats::start("").await;
+    let sink = connected(&with_stream(&server, "DRAFT", "draft.>")).await;
     let messages: Vec<Message> = (0..200).map(|_| message("draft.a", 100)).collect();
-    server.freeze();
+    server.freeze().await;
     let calls = messages
         .iter()
         .map(|message| publish(&sink, message.clone()));
@@ -39,7 +40,7 @@ async fn a_killed_server_fails_all_in_flight_at_once_and_its_return_is_noticed()
     assert!(futures::poll!(&mut in_flight).is_pending());
     // The connection's task writes them to the socket.
     tokio::task::yield_now().await;
-    server.kill();
+    server.kill().await;
     let results = timeout(AT_ONCE, in_flight).await.expect("nobody waits");
     assert_eq!(results.len(), 200);
     for result in results {
@@ -51,7 +52,7 @@ async fn a_killed_server_fails_all_in_flight_at_once_and_its_return_is_noticed()
     let (meaning, chain) = timeout(AT_ONCE, attempt).await.expect("fails at once");
     assert_eq!(meaning, Meaning::Unavailable, "{chain}");
 
-    server.restart();
+    server.start_again().await;
     for message in &messages {
         publish_through_outage(&sink, message).await;
     }
@@ -60,10 +61,10 @@ async fn a_killed_server_fails_all_in_flight_at_once_and_its_return_is_noticed()
 
 #[tokio::test]
 async fn publishes_to_a_hanging_server_can_be_given_up() {
-    let server = NatsServer::start();
-    let sink = connected(&server.config_with_stream("DRAFT", "draft.>")).await;
+    let server = PrivateNats::start("").await;
+    let sink = connected(&with_stream(&server, "DRAFT", "draft.>")).await;
     let messages: Vec<Message> = (0..50).map(|_| message("draft.a", 100)).collect();
-    server.freeze();
+    server.freeze().await;
     let attempt = join_all(
         messages
             .iter()
@@ -85,12 +86,12 @@ async fn publishes_to_a_hanging_server_can_be_given_up() {
 
 #[tokio::test]
 async fn without_jetstream_nothing_is_rejected() {
-    let server = NatsServer::in_folder(&server::folder(), "");
-    let sink = connected(&server.config()).await;
+    let server = PrivateNats::without_jetstream().await;
+    let sink = connected(&config(&server)).await;
     let (meaning, chain) = refusal(&sink, message("draft.a", 1)).await;
     assert_eq!(meaning, Meaning::Unavailable, "{chain}");
     assert!(chain.contains("JetStream does not answer"), "{chain}");
-    let config = server.config_with_stream("DRAFT", "draft.>");
+    let config = with_stream(&server, "DRAFT", "draft.>");
     for result in [
         connect(&config, "test").await.map(drop),
         probe(&config).await.map(drop),
@@ -105,23 +106,22 @@ async fn without_jetstream_nothing_is_rejected() {
 
 #[tokio::test]
 async fn a_stream_that_vanished_is_created_again() {
-    let mut server = NatsServer::start();
-    let mut config = server.config_with_stream("DRAFT", "draft.>");
+    let mut server = PrivateNats::start("").await;
+    let mut config = with_stream(&server, "DRAFT", "draft.>");
     config.stream.as_mut().expect("a stream").file_storage = false;
     let sink = connected(&config).await;
     publish(&sink, message("draft.a", 1))
         .await
         .expect("acknowledged");
-    server
-        .context()
+    context(&server)
         .await
         .delete_stream("DRAFT")
         .await
         .expect("delete it");
     publish_through_outage(&sink, &message("draft.a", 1)).await;
     assert_eq!(stored(&server, "DRAFT").await, 1);
-    server.kill();
-    server.restart();
+    server.kill().await;
+    server.start_again().await;
     publish_through_outage(&sink, &message("draft.a", 1)).await;
 
     let (meaning, chain) = refusal(&sink, message("other", 1)).await;
@@ -130,12 +130,12 @@ async fn a_stream_that_vanished_is_created_again() {
 
 #[tokio::test]
 async fn a_server_that_is_away_at_the_start_is_worth_another_attempt() {
-    let mut server = NatsServer::start();
-    let config = server.config();
-    server.kill();
+    let mut server = PrivateNats::start("").await;
+    let config = config(&server);
+    server.kill().await;
     let error = connect(&config, "test").await.expect_err("nobody listens");
     assert!(error.is_transient(), "{error:?}");
-    server.restart();
+    server.start_again().await;
     connected(&config).await;
 }
 

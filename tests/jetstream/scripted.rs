@@ -1,10 +1,12 @@
 //! A server that speaks just enough of the NATS protocol to do what a real one can't be made to do.
 
-use outbox_relay::config::{Jetstream, NatsAuth, Secret};
+use outbox_relay::config::Jetstream;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
+
+use super::config::of_url;
 
 /// What the server does with each message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,13 +44,7 @@ impl ScriptedServer {
     }
 
     pub(crate) fn config(&self) -> Jetstream {
-        Jetstream {
-            servers: vec![Secret::new(format!("nats://127.0.0.1:{}", self.port))],
-            auth: NatsAuth::None,
-            tls: None,
-            expected_stream: None,
-            stream: None,
-        }
+        of_url(format!("nats://127.0.0.1:{}", self.port))
     }
 
     /// Subjects of all messages that have arrived.

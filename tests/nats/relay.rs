@@ -7,7 +7,6 @@ use super::subscriber::Subscriber;
 use crate::support::checker::check;
 use crate::support::database::Database;
 use crate::support::nats::PrivateNats;
-use crate::support::process::Signal;
 use crate::support::relay::{Relay, migrate, run};
 use crate::support::settings::Settings;
 use crate::support::writers::{Load, Writers};
@@ -32,9 +31,9 @@ async fn events_reach_a_subscriber_in_order_though_the_server_hangs() {
     let writers = Writers::start(&database, Load::default()).await;
     writers.until(500).await;
     // The length of an outage, beyond the sink's timeout.
-    server.signal(Signal::Stop);
+    server.freeze().await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    server.signal(Signal::Continue);
+    server.thaw();
     writers.until(2_000).await;
     let record = writers.stop().await;
     subscriber.await_ids(&record.ids(), PATIENCE * 2).await;

@@ -16,7 +16,6 @@ use super::refusals::asked;
 use super::{config, connected, message, publish, refusal};
 use crate::support::certs::Authority;
 use crate::support::private_rabbitmq::PrivateRabbitmq;
-use crate::support::process::Signal;
 use crate::support::rabbitmq::Broker;
 
 /// Well below what a heartbeat or a timeout would take.
@@ -111,11 +110,11 @@ async fn blocked(server: &PrivateRabbitmq, sink: &RabbitmqSink, message: &Messag
 
 /// What is in flight can be given up; the sink works when the broker does.
 async fn frozen(server: &PrivateRabbitmq, sink: &RabbitmqSink, messages: &[Message]) {
-    server.signal(Signal::Stop);
+    server.freeze().await;
     let results = join_all(messages.iter().map(|m| attempt(sink, m))).await;
     assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 0);
     assert_outages(&results);
-    server.signal(Signal::Continue);
+    server.thaw();
     for message in messages {
         publish_through_outage(sink, message).await;
     }
@@ -123,7 +122,7 @@ async fn frozen(server: &PrivateRabbitmq, sink: &RabbitmqSink, messages: &[Messa
 
 /// All in flight fail at once, and further calls too.
 async fn killed(server: &mut PrivateRabbitmq, sink: &RabbitmqSink, messages: &[Message]) {
-    server.signal(Signal::Stop);
+    server.freeze().await;
     let calls = join_all(messages.iter().map(|m| publish(sink, m.clone())));
     let mut in_flight = Box::pin(calls);
     assert!(futures::poll!(&mut in_flight).is_pending());

@@ -69,7 +69,7 @@ async fn publishers_of_the_program_stay_and_new_sinks_join() {
         .publisher("own", own.clone())
         .build()
         .expect("a sink");
-    let reloader = relay.reloader();
+    let (reloader, status) = (relay.reloader(), relay.status());
     let stop = CancellationToken::new();
     let running = tokio::spawn(relay.run(stop.clone()));
     insert(&file, 3).await;
@@ -103,6 +103,15 @@ async fn publishers_of_the_program_stay_and_new_sinks_join() {
         .reload(load(&said.clone().set("colour", "red")))
         .await;
     assert!(matches!(bad, Err(ReloadError::Invalid(_))), "{bad:?}");
+    let panicked = reloader.reload(|| panic!("a fault of the program")).await;
+    assert!(
+        matches!(panicked, Err(ReloadError::Panicked)),
+        "{panicked:?}"
+    );
+    let shown = serde_json::to_value(status.report()).expect("JSON");
+    assert_eq!(shown["reload"]["successful"], false, "{shown:#}");
+    let unchanged = reloader.reload(load(&said)).await.expect("valid");
+    assert_eq!(unchanged, Reload::Unchanged, "the old one goes on");
     stop.cancel();
     running.await.expect("joined").expect("a clean stop");
     let stopped = reloader.reload(load(&settings)).await;

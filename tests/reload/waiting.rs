@@ -123,7 +123,7 @@ async fn a_broker_that_hangs_is_left_after_the_time_of_a_stop_and_nothing_is_los
     let relay = Relay::ready(&settings).await;
     database.insert("Counted", Some("key"), 5).await;
     frozen.await_len(5, SOON).await;
-    server.signal(Signal::Stop);
+    server.freeze().await;
     database.insert("Counted", Some("key"), 5).await;
     other.await_len(10, SOON).await;
     // The time of a stop changes too, and counts at once.
@@ -137,7 +137,7 @@ async fn a_broker_that_hangs_is_left_after_the_time_of_a_stop_and_nothing_is_los
         "{:?}",
         begun.elapsed()
     );
-    server.signal(Signal::Continue);
+    server.thaw();
     let deliveries = eventually("all of them arrive", ARRIVAL, async || {
         let deliveries = frozen.deliveries().await;
         let ids: HashSet<_> = deliveries.iter().map(|delivery| delivery.id).collect();

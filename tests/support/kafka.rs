@@ -153,10 +153,18 @@ impl PrivateKafka {
         process.exit(Duration::from_secs(10)).await;
     }
 
-    /// Freezes it (`Stop`) or lets it go on (`Continue`).
-    pub(crate) fn signal(&self, signal: Signal) {
-        let process = self.process.as_ref().expect("a running broker");
-        process.signal(signal);
+    /// Stops it from doing anything, without closing a connection.
+    pub(crate) async fn freeze(&self) {
+        self.process
+            .as_ref()
+            .expect("a running broker")
+            .freeze()
+            .await;
+    }
+
+    /// Ends `freeze`.
+    pub(crate) fn thaw(&self) {
+        self.process.as_ref().expect("a running broker").thaw();
     }
 }
 
@@ -205,11 +213,17 @@ impl Topic {
 
     /// Settings with a sink `events` that publishes to it.
     pub(crate) fn sink(&self, settings: Settings) -> Settings {
+        self.sink_named("events", settings)
+    }
+
+    /// The same with a sink of this name.
+    pub(crate) fn sink_named(&self, name: &str, settings: Settings) -> Settings {
+        let key = |key: &str| format!("sinks.{name}.{key}");
         settings
-            .set("sinks.events.type", "kafka")
-            .set("sinks.events.brokers", self.brokers.as_str())
-            .set("sinks.events.topic", self.name.as_str())
-            .set("sinks.events.flush_interval", "200ms")
+            .set(&key("type"), "kafka")
+            .set(&key("brokers"), self.brokers.as_str())
+            .set(&key("topic"), self.name.as_str())
+            .set(&key("flush_interval"), "200ms")
     }
 
     /// How many messages it holds.

@@ -37,19 +37,31 @@ pub(crate) struct PrivateNats {
     process: Option<Process>,
     pub(crate) port: u16,
     monitor: u16,
-    extra: String,
+    settings: String,
     folder: TemporaryFolder,
 }
 
 impl PrivateNats {
-    /// A running server; `extra` goes into its configuration file.
+    /// A running server with JetStream; `extra` goes into its configuration file.
     pub(crate) async fn start(extra: &str) -> Self {
+        let folder = TemporaryFolder::new("nats");
+        let store = folder.path().join("store");
+        let settings = format!("jetstream {{ store_dir: {store:?} }}\n{extra}");
+        Self::launch(folder, settings).await
+    }
+
+    /// One without JetStream.
+    pub(crate) async fn without_jetstream() -> Self {
+        Self::launch(TemporaryFolder::new("nats"), String::new()).await
+    }
+
+    async fn launch(folder: TemporaryFolder, settings: String) -> Self {
         let mut server = Self {
             process: None,
             port: port::free(),
             monitor: port::free(),
-            extra: extra.to_owned(),
-            folder: TemporaryFolder::new("nats"),
+            settings,
+            folder,
         };
         server.start_again().await;
         server
@@ -59,21 +71,16 @@ impl PrivateNats {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// Starts it on its port with its store, and returns when JetStream is there.
+    /// Starts it on its port with its store, and returns when it answers, with JetStream if it has that.
     pub(crate) async fn start_again(&mut self) {
-        let configuration = format!(
-            "listen: 127.0.0.1:{}\nhttp: 127.0.0.1:{}\njetstream {{ store_dir: {:?} }}\n{}\n",
-            self.port,
-            self.monitor,
-            self.folder.path().join("store"),
-            self.extra
-        );
+        let (port, monitor, settings) = (self.port, self.monitor, &self.settings);
+        let configuration =
+            format!("listen: 127.0.0.1:{port}\nhttp: 127.0.0.1:{monitor}\n{settings}\n");
         let file = self.folder.write("nats.conf", configuration);
         let mut process = Process::start(
             command(User::Same, "nats-server").arg("-c").arg(file),
             self.folder.path().join("log"),
         );
-        let monitor = self.monitor;
         eventually("NATS starts", Duration::from_secs(10), async || {
             process.assert_running();
             let answer = http::get(monitor, "/healthz").await?;
@@ -90,22 +97,17 @@ impl PrivateNats {
         process.exit(Duration::from_secs(5)).await;
     }
 
-    /// Stops it from doing anything, without closing a connection, and returns when it has stopped: a signal may
-    /// take a while to reach a thread that runs.
+    /// Stops it from doing anything, without closing a connection.
     pub(crate) async fn freeze(&self) {
-        self.signal(Signal::Stop);
-        let process = self.process.as_ref().expect("a running server");
-        eventually("NATS is frozen", Duration::from_secs(10), async || {
-            process.is_stopped().then_some(())
-        })
-        .await;
-    }
-
-    /// Freezes it (`Stop`) or lets it go on (`Continue`).
-    pub(crate) fn signal(&self, signal: Signal) {
         self.process
             .as_ref()
             .expect("a running server")
-            .signal(signal);
+            .freeze()
+            .await;
+    }
+
+    /// Ends `freeze`.
+    pub(crate) fn thaw(&self) {
+        self.process.as_ref().expect("a running server").thaw();
     }
 }

@@ -102,10 +102,18 @@ impl PrivateRabbitmq {
         process.exit(Duration::from_secs(5)).await;
     }
 
-    /// Freezes it (`Stop`) or lets it go on (`Continue`).
-    pub(crate) fn signal(&self, signal: Signal) {
-        let process = self.process.as_ref().expect("a running broker");
-        process.signal(signal);
+    /// Stops it from doing anything, without closing a connection.
+    pub(crate) async fn freeze(&self) {
+        self.process
+            .as_ref()
+            .expect("a running broker")
+            .freeze()
+            .await;
+    }
+
+    /// Ends `freeze`.
+    pub(crate) fn thaw(&self) {
+        self.process.as_ref().expect("a running broker").thaw();
     }
 
     /// `rabbitmqctl ARGUMENTS`.

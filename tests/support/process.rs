@@ -141,8 +141,24 @@ impl Process {
             .collect()
     }
 
+    /// Stops it from doing anything, without closing a connection, and returns when it has stopped: a signal may
+    /// take a while to reach a thread that runs.
+    pub(crate) async fn freeze(&self) {
+        self.signal(Signal::Stop);
+        let what = format!("process {} is frozen", self.pid());
+        eventually(&what, Duration::from_secs(10), async || {
+            self.is_stopped().then_some(())
+        })
+        .await;
+    }
+
+    /// Ends [`Process::freeze`].
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::Continue);
+    }
+
     /// Whether each of its threads has obeyed `Stop`.
-    pub(crate) fn is_stopped(&self) -> bool {
+    fn is_stopped(&self) -> bool {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
         tasks.flatten().all(|task| {
             let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();

@@ -227,7 +227,8 @@ pub(crate) fn numbered(deliveries: Vec<Delivery>) -> Vec<stream::Delivery> {
         .collect()
 }
 
-fn delivery(message: lapin::message::Delivery) -> Delivery {
+/// The message as a test sees it.
+pub(crate) fn delivery(message: lapin::message::Delivery) -> Delivery {
     let id = message.properties.message_id().as_ref();
     Delivery {
         id: id

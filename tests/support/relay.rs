@@ -162,6 +162,11 @@ impl Relay {
         std::fs::rename(new, self.folder.path().join(FILE)).expect("replace the configuration");
     }
 
+    /// Removes its configuration.
+    pub(crate) fn take_away(&self) {
+        std::fs::remove_file(self.folder.path().join(FILE)).expect("remove the configuration");
+    }
+
     /// The text of its configuration.
     pub(crate) fn toml(&self) -> String {
         std::fs::read_to_string(self.folder.path().join(FILE)).expect("its configuration")

@@ -169,6 +169,12 @@ impl Writers {
         .await;
     }
 
+    /// How many events are known to be committed.
+    pub(crate) fn committed(&self) -> u64 {
+        let record = self.record.lock().expect("no writer panics");
+        record.committed.len() as u64
+    }
+
     /// Lets every writer end its transaction, and returns the record.
     pub(crate) async fn stop(mut self) -> Record {
         self.stop.cancel();

@@ -234,7 +234,12 @@ impl Torment {
                     self.chronicle.note("NATS", "SIGKILL", kill).await;
                 }
                 1 => {
-                    let freeze = freeze(|signal| server.signal(signal), draws.time(0.5, 6.0));
+                    let pause = draws.time(0.5, 6.0);
+                    let freeze = async {
+                        server.freeze().await;
+                        tokio::time::sleep(pause).await;
+                        server.thaw();
+                    };
                     self.chronicle.note("NATS", "SIGSTOP", freeze).await;
                 }
                 _ => self.weather("NATS", network, &mut draws).await,
@@ -262,7 +267,12 @@ impl Torment {
                     self.chronicle.note("RabbitMQ", "SIGKILL", kill).await;
                 }
                 1 => {
-                    let freeze = freeze(|signal| server.signal(signal), draws.time(0.5, 6.0));
+                    let pause = draws.time(0.5, 6.0);
+                    let freeze = async {
+                        server.freeze().await;
+                        tokio::time::sleep(pause).await;
+                        server.thaw();
+                    };
                     self.chronicle.note("RabbitMQ", "SIGSTOP", freeze).await;
                 }
                 _ => self.weather("RabbitMQ", network, &mut draws).await,
@@ -286,7 +296,12 @@ impl Torment {
                 };
                 self.chronicle.note("Kafka", "SIGKILL", kill).await;
             } else {
-                let freeze = freeze(|signal| server.signal(signal), draws.time(0.5, 6.0));
+                let pause = draws.time(0.5, 6.0);
+                let freeze = async {
+                    server.freeze().await;
+                    tokio::time::sleep(pause).await;
+                    server.thaw();
+                };
                 self.chronicle.note("Kafka", "SIGSTOP", freeze).await;
             }
         }
@@ -333,12 +348,6 @@ impl Draws {
     fn time(&mut self, least: f64, most: f64) -> Duration {
         Duration::from_secs_f64(self.random.random_range(least..most))
     }
-}
-
-async fn freeze(signal: impl Fn(Signal), pause: Duration) {
-    signal(Signal::Stop);
-    tokio::time::sleep(pause).await;
-    signal(Signal::Continue);
 }
 
 /// The server dies, and its replica, which had stopped to follow a while before, takes its place.

@@ -1,5 +1,6 @@
 //! Tests of the configuration as a whole; those of its parts stand beside them.
 
+mod contents;
 mod destinations;
 mod environment;
 mod findings;

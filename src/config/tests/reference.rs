@@ -20,6 +20,8 @@ const NATS: &str = include_str!("../../../config/nats.toml");
 const RABBITMQ: &str = include_str!("../../../config/rabbitmq.toml");
 #[cfg(feature = "kafka")]
 const KAFKA: &str = include_str!("../../../config/kafka.toml");
+#[cfg(all(feature = "kafka", feature = "nats", feature = "rabbitmq"))]
+const FANOUT: &str = include_str!("../../../config/fanout.toml");
 
 const SCHEMA: &str = include_str!("../../../config/outbox.schema.json");
 
@@ -75,6 +77,8 @@ fn the_small_files_load() {
     assert_eq!(load(RABBITMQ).warnings, []);
     #[cfg(feature = "kafka")]
     assert_eq!(load(KAFKA).warnings, []);
+    #[cfg(all(feature = "kafka", feature = "nats", feature = "rabbitmq"))]
+    assert_eq!(load(FANOUT).warnings, []);
 }
 
 #[test]

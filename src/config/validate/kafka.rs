@@ -1,6 +1,7 @@
 //! What Kafka sinks have beside a topic: brokers, credentials, settings of librdkafka.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use rdkafka::config::{ClientConfig, FromClientConfig as _};
 use rdkafka::error::KafkaError;
@@ -9,11 +10,11 @@ use rdkafka::types::RDKafkaConfRes;
 
 use super::scalar::choice;
 use super::tls as tls_files;
-use crate::config::Secret;
 use crate::config::finding::KeyPath;
 use crate::config::report::Report;
 use crate::config::typed::{self, List};
 use crate::config::validated::{Kafka, KafkaAuth, KafkaMechanism};
+use crate::config::{Contents, Secret};
 
 const MECHANISMS: [(&str, KafkaMechanism); 3] = [
     ("plain", KafkaMechanism::Plain),
@@ -83,6 +84,9 @@ const RESERVED: [(&str, &str, &str); 29] = [
     ("enabled_events", ORDER, "reports are what acknowledges"),
 ];
 
+/// How the names of options end that are paths of files.
+const FILE_OPTIONS: [&str; 3] = [".location", ".file", ".keytab"];
+
 /// The sink's settings; `None` if there is no way to authenticate, which is reported.
 pub(super) fn kafka(path: &KeyPath, typed: &typed::Kafka, report: &mut Report) -> Option<Kafka> {
     let brokers = brokers(&path.key("brokers"), typed.brokers.as_ref(), report);
@@ -109,8 +113,16 @@ pub(super) fn kafka(path: &KeyPath, typed: &typed::Kafka, report: &mut Report) -
         brokers,
         auth,
         tls,
+        option_files: option_files(&typed.options),
         options: typed.options.clone(),
     })
+}
+
+/// What the files hold that options name: certificates, keys, revocation lists.
+fn option_files(options: &BTreeMap<String, Secret>) -> Contents {
+    let names_a_file = |name: &str| FILE_OPTIONS.iter().any(|ending| name.ends_with(ending));
+    let files = options.iter().filter(|(name, _)| names_a_file(name));
+    Contents::of(files.map(|(_, path)| Path::new(path.expose())))
 }
 
 /// Warns of what does nothing with a sink that keeps order itself.

@@ -9,6 +9,7 @@ mod envelope;
 mod kafka;
 #[cfg(feature = "nats")]
 mod nats;
+mod percent;
 mod place;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;

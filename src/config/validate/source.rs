@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::percent::decoded;
 use super::scalar::{
     DAY, HOUR, SECOND, choice, count, duration, identifier, name, optional_duration,
 };
 use super::tls;
-use crate::config::Secret;
 use crate::config::availability;
 use crate::config::finding::KeyPath;
 use crate::config::report::Report;
@@ -15,6 +15,7 @@ use crate::config::typed::{self, ColumnName};
 use crate::config::validated::{
     AfterDelivery, Columns, Mode, Postgres, Source, SourceKind, Sqlite, TableName,
 };
+use crate::config::{Contents, Secret};
 
 const AFTER_DELIVERY: [(&str, AfterDelivery); 3] = [
     ("mark", AfterDelivery::Mark),
@@ -118,8 +119,10 @@ fn postgres(
             "is needed by after_delivery = \"mark\": name the column, or set after_delivery to \"keep\" or \"delete\"",
         );
     }
+    let url = url(&path.key("url"), typed.url.as_ref(), report);
     Postgres {
-        url: url(&path.key("url"), typed.url.as_ref(), report),
+        url_files: url_files(url.expose()),
+        url,
         mode: mode(path, typed, report),
         table: table(
             &path.key("table"),
@@ -180,6 +183,29 @@ fn url(path: &KeyPath, given: Option<&Secret>, report: &mut Report) -> Secret {
         );
     }
     url.clone()
+}
+
+/// What the files hold that a URL names, by any of the names that the driver knows.
+fn url_files(url: &str) -> Contents {
+    const KEYS: [&str; 7] = [
+        "sslrootcert",
+        "ssl-root-cert",
+        "ssl-ca",
+        "sslcert",
+        "ssl-cert",
+        "sslkey",
+        "ssl-key",
+    ];
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let query = query.split_once('#').map_or(query, |(query, _)| query);
+    let files = query.split('&').filter_map(|pair| {
+        let (key, value) = pair.split_once('=')?;
+        // Whoever connects says what is wrong with a value.
+        KEYS.contains(&key)
+            .then(|| decoded(&value.replace('+', " ")).ok())?
+    });
+    let files: Vec<PathBuf> = files.map(PathBuf::from).collect();
+    Contents::of(files.iter().map(PathBuf::as_path))
 }
 
 fn mode(path: &KeyPath, typed: &typed::Postgres, report: &mut Report) -> Mode {

@@ -14,7 +14,7 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use tower::Service as _;
 
 use super::{KafkaSink, connect};
-use crate::config::{Kafka, Secret};
+use crate::config::{Contents, Kafka, Secret};
 use crate::error::{Meaning, PublishError};
 use crate::event::Event;
 use crate::fixture;
@@ -42,6 +42,7 @@ fn config(brokers: String, options: &[(&str, &str)]) -> Kafka {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), Secret::new(*value)))
             .collect(),
+        option_files: Contents::default(),
     }
 }
 

@@ -190,9 +190,16 @@ impl Doorbell {
                 }
             }
             self.ringer.tell(Waiting::Polling { every: pause });
-            match tokio::time::timeout(pause, session.listener.try_recv()).await {
-                Ok(received) => received?.map(drop).ok_or(Lost::Gap)?,
-                Err(_elapsed) => {}
+            tokio::select! {
+                received = session.listener.try_recv() => received?.map(drop).ok_or(Lost::Gap)?,
+                // Writers that overlap leave no moment to arm in, and are no reason to poll them at leisure.
+                () = self.ringer.activity() => {
+                    self.ringer.tell(Waiting::Polling { every: AWAKE_POLL });
+                    self.linger(session).await?;
+                    pause = FIRST_ARMING_PAUSE;
+                    continue;
+                }
+                () = tokio::time::sleep(pause) => {}
             }
             pause = (pause * 2).min(LONGEST_ARMING_PAUSE);
         }

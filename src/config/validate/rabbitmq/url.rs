@@ -2,6 +2,7 @@
 //! password.
 
 use crate::config::Secret;
+use crate::config::validate::percent::decoded;
 
 /// What a URL says.
 #[derive(Debug, PartialEq)]
@@ -98,24 +99,6 @@ fn host_and_port(place: &str) -> Result<(String, Option<u16>), &'static str> {
         Ok(port) => Ok(port),
     });
     Ok((host.to_owned(), port.transpose()?))
-}
-
-/// Undoes percent-encoding.
-fn decoded(text: &str) -> Result<String, &'static str> {
-    const STRAY: &str = "has a `%` that no two hexadecimal digits follow: write %25 for a `%`";
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let mut digit = || char::from(rest.next()?).to_digit(16);
-        let value = digit().zip(digit()).map(|(high, low)| high * 16 + low);
-        let value = value.and_then(|value| u8::try_from(value).ok());
-        bytes.push(value.ok_or(STRAY)?);
-    }
-    String::from_utf8(bytes).map_err(|_| "is not UTF-8 once it is percent-decoded")
 }
 
 #[cfg(test)]

@@ -11,8 +11,10 @@ use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::homes::{
+    VOID, folded_sql, highest_sql, last_value_sql, lock_acquisitions_sql, recorded_sql, void_sql,
+};
 use super::link::{BEGIN, Link, limited};
-use super::settle::{folded_sql, lock_acquisitions_sql, recorded_sql};
 use super::{INCARNATION, Postgres, sql};
 use crate::config;
 use crate::source::{Grant, LEASE_TTL, LeaseId, SinkStart, SourceError, StoredLedger};
@@ -29,13 +31,14 @@ enum Obstacle {
     Held,
     /// Nothing can be promised.
     Refused(String),
+    /// The sequence has been set back below what a ledger of the table has.
+    SetBack(String),
 }
 
 /// The sequence as it is now.
 struct Sequence {
     name: String,
     filenode: i64,
-    last_value: i64,
 }
 
 /// One attempt to take the lease, inside its transaction.
@@ -73,6 +76,12 @@ impl Postgres {
             Ok(grant) => Ok(Some(grant)),
             Err(Obstacle::Held) => Ok(None),
             Err(Obstacle::Refused(reason)) => Err(SourceError::Refused(reason)),
+            Err(Obstacle::SetBack(reason)) => {
+                // It stays so: in a moment the sequence may have come as far again.
+                let sql = void_sql(&self.names, &highest_sql(&self.names));
+                link.query(ACQUIRE, sql, |_| Ok(())).await?;
+                Err(SourceError::Refused(reason))
+            }
         }
     }
 
@@ -153,18 +162,20 @@ impl Postgres {
         sink: &str,
     ) -> Result<Option<StoredLedger>, SourceError> {
         // The lease row is locked before the ledger is stamped: whoever takes the lease over afterwards stamps
-        // its own token over this one.
+        // its own token over this one. A ledger that is void since is nobody's: the next acquisition says so.
         let sql = format!(
             "WITH lease AS (SELECT token FROM {schema}outbox_lease WHERE {key} AND token = '{token}' \
              AND {unchanged} FOR UPDATE) \
              UPDATE {schema}outbox_ledger AS ledger SET token = lease.token FROM lease WHERE {key} \
-             AND sink = {sink} RETURNING ledger.sink, (ledger.delivered + ({deleted}))::text AS delivered, \
+             AND sink = {sink} AND EXISTS (SELECT FROM {schema}outbox_source WHERE {key} \
+             AND sequence_filenode::int8 = {filenode}) RETURNING ledger.sink, (ledger.delivered + ({deleted}))::text AS delivered, \
              ledger.closed::text",
             deleted = recorded_sql(&self.names, lease.sequence_filenode, "deleted"),
             schema = self.names.schema,
             key = self.key_sql(),
             token = lease.token,
             unchanged = self.names.unchanged(lease),
+            filenode = lease.sequence_filenode,
             sink = sql::literal(sink),
         );
         let mut ledger = None;
@@ -213,8 +224,8 @@ impl Acquisition<'_> {
             return Ok(Err(Obstacle::Held));
         };
         let sequence = self.sequence_now().await?;
-        if let Some(reason) = self.guard(&sequence).await? {
-            return Ok(Err(Obstacle::Refused(reason)));
+        if let Some(obstacle) = self.guard(&sequence).await? {
+            return Ok(Err(obstacle));
         }
         // A sink that gets no ledger stands for itself alone: it is refused when it joins.
         self.store_missing(sinks, token).await?;
@@ -291,8 +302,7 @@ impl Acquisition<'_> {
 
     async fn sequence_now(&mut self) -> Result<Sequence, sqlx::Error> {
         let sql = format!(
-            "SELECT coalesce(pg_sequence_last_value(sequence), 0) AS last_value, \
-             pg_relation_filenode(sequence)::int8 AS filenode, sequence::text AS name \
+            "SELECT pg_relation_filenode(sequence)::int8 AS filenode, sequence::text AS name \
              FROM (SELECT {} AS sequence) AS own",
             self.source.names.sequence()
         );
@@ -300,62 +310,90 @@ impl Acquisition<'_> {
         Ok(Sequence {
             name: row.try_get("name")?,
             filenode: row.try_get("filenode")?,
-            last_value: row.try_get("last_value")?,
         })
+    }
+
+    /// Records what table the ledgers speak of, unless that is known, and what it is called now.
+    async fn record_home(&mut self, sequence: &Sequence) -> Result<(), sqlx::Error> {
+        let names = &self.source.names;
+        let (schema, qualified, oid) = (&names.schema, names.qualified(), names.oid());
+        // The insert also waits for whoever is settling, and locks settling out until new ledgers are stored.
+        let record = format!(
+            "INSERT INTO {schema}outbox_source (relay, source, table_name, table_oid, sequence_filenode) \
+             VALUES ($1, $2, {qualified}, {oid}, $3::int8::oid) ON CONFLICT (relay, source) DO NOTHING"
+        );
+        let query = sqlx::query(AssertSqlSafe(record)).persistent(false);
+        let query = query.bind(&self.source.relay).bind(&self.source.name);
+        let query = query.bind(sequence.filenode);
+        query.execute(&mut *self.connection).await?;
+        // Everybody's: it may be restored, and known by its name alone, before the others look.
+        let rename = format!(
+            "UPDATE {schema}outbox_source SET table_name = {qualified} \
+             WHERE table_oid = {oid} AND table_name <> {qualified}"
+        );
+        let query = sqlx::raw_sql(AssertSqlSafe(rename));
+        query.execute(&mut *self.connection).await?;
+        Ok(())
     }
 
     /// Whether `seq` still counts the events that the ledgers speak of. If it started anew, new events would
     /// count as delivered.
-    async fn guard(&mut self, sequence: &Sequence) -> Result<Option<String>, sqlx::Error> {
-        let (schema, key) = (&self.source.names.schema, self.source.key_sql());
-        let qualified = self.source.names.qualified();
-        // The insert also waits for whoever is settling, and locks settling out until new ledgers are stored.
-        let record = format!(
-            "INSERT INTO {schema}outbox_source AS home (relay, source, table_name, sequence_filenode) \
-             VALUES ($1, $2, {qualified}, $3::int8::oid) ON CONFLICT (relay, source) DO UPDATE \
-             SET table_name = excluded.table_name WHERE home.table_name <> excluded.table_name \
-             AND to_regclass(home.table_name) = to_regclass(excluded.table_name)"
-        );
-        let query = sqlx::query(AssertSqlSafe(record)).persistent(false);
-        let query = query.bind(&self.source.relay).bind(&self.source.name);
-        query
-            .bind(sequence.filenode)
-            .execute(&mut *self.connection)
-            .await?;
+    async fn guard(&mut self, sequence: &Sequence) -> Result<Option<Obstacle>, sqlx::Error> {
+        self.record_home(sequence).await?;
+        let names = &self.source.names;
         let row = self
             .one(format!(
                 "SELECT sequence_filenode::int8 AS filenode, table_name, {qualified} AS qualified, \
-                 (SELECT max(upper(delivered)) - 1 FROM {schema}outbox_ledger WHERE {key}) AS delivered \
-                 FROM {schema}outbox_source WHERE {key}"
+                 table_oid = {oid} AS same_table, {highest} AS highest, {last_value} AS last_value \
+                 FROM {schema}outbox_source WHERE {key}",
+                qualified = names.qualified(),
+                oid = names.oid(),
+                highest = highest_sql(names),
+                last_value = last_value_sql(names),
+                schema = names.schema,
+                key = self.source.key_sql(),
             ))
             .await?;
         let filenode: i64 = row.try_get("filenode")?;
         let table: String = row.try_get("table_name")?;
         let qualified: String = row.try_get("qualified")?;
-        let delivered: Option<i64> = row.try_get("delivered")?;
+        let highest: Option<i64> = row.try_get("highest")?;
+        let last_value: i64 = row.try_get("last_value")?;
         let source = &self.source.name;
         let hint = format!(
             "new events would count as delivered. Look at the table, then run \
              `outbox-relay ledger reset --source {source}`"
         );
-        if table != qualified {
-            return Ok(Some(format!(
-                "the ledgers of source {source} speak of the table {table}, not of {qualified}: {hint}"
-            )));
+        let refused = |reason: String| Ok(Some(Obstacle::Refused(format!("{reason}: {hint}"))));
+        if !row.try_get::<bool, _>("same_table")? {
+            return refused(if table == qualified {
+                format!(
+                    "the table {table} was made anew since the ledgers of source {source} were stored"
+                )
+            } else {
+                format!(
+                    "the ledgers of source {source} speak of the table {table}, not of {qualified}"
+                )
+            });
+        }
+        let name = &sequence.name;
+        if filenode == VOID {
+            return refused(format!(
+                "the sequence {name} was set back below what the ledgers of its table have, or they were reset by \
+                 another relay"
+            ));
         }
         if filenode != sequence.filenode {
-            return Ok(Some(format!(
-                "the sequence {} is not the one that the ledgers of source {source} speak of (TRUNCATE … \
-                 RESTART IDENTITY, or dump and restore): {hint}",
-                sequence.name
-            )));
+            return refused(format!(
+                "the sequence {name} is not the one that the ledgers of source {source} speak of (TRUNCATE … \
+                 RESTART IDENTITY, or dump and restore)"
+            ));
         }
-        Ok(delivered.filter(|highest| *highest > sequence.last_value).map(|highest| {
-            format!(
-                "the ledgers of source {source} reach up to {highest}, but the sequence {} has only come to \
-                 {}: {hint}",
-                sequence.name, sequence.last_value
-            )
+        Ok(highest.filter(|highest| *highest > last_value).map(|highest| {
+            Obstacle::SetBack(format!(
+                "the ledgers of the table {qualified} reach up to {highest}, but its sequence {name} has only come \
+                 to {last_value}: {hint}"
+            ))
         }))
     }
 

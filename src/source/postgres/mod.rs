@@ -10,6 +10,7 @@ mod dead_letters;
 mod doorbell;
 mod holders;
 mod holes;
+mod homes;
 mod inspect;
 mod lease;
 mod link;

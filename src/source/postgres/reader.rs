@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::holders::{ended_sql, holder, holders_sql};
 use super::holes::{Holes, MAX_HOLES, Question};
+use super::homes::void_sql;
 use super::inspect::Facts;
 use super::link::Link;
 use super::rows;
@@ -114,7 +115,7 @@ impl PostgresReader {
             })
             .await?;
         if !unchanged {
-            return Err(SourceError::Changed);
+            return Err(self.changed().await?);
         }
         self.holes.listed(holders, Instant::now());
         Ok(())
@@ -272,6 +273,19 @@ impl PostgresReader {
         self.link.query(FLUSH_WAL, sql.into(), |_| Ok(())).await
     }
 
+    /// The source is another. If its sequence was set back, the database is told: the stored ledgers may not reach as
+    /// far as the cursor, and nobody would notice again.
+    async fn changed(&mut self) -> Result<SourceError, SourceError> {
+        let highest = format!(
+            "{cursor} AND {unchanged}",
+            cursor = self.cursor,
+            unchanged = self.names.unchanged_with_sequence(&self.lease),
+        );
+        let sql = void_sql(&self.names, &highest);
+        self.link.query(READ, sql, |_| Ok(())).await?;
+        Ok(SourceError::Changed)
+    }
+
     fn warn_if_full(&mut self) {
         let now = Instant::now();
         if self.holes.len() < MAX_HOLES || self.warned_at.is_some_and(|at| now - at < WARN_INTERVAL)
@@ -309,7 +323,7 @@ impl PostgresReader {
             rows = self.query(&question, limit, bytes).await?;
         }
         if !rows.unchanged {
-            return Err(SourceError::Changed);
+            return Err(self.changed().await?);
         }
         self.evidence_of = self.link.generation();
         if self.wait_for_flush && !rows.events.is_empty() {
@@ -347,7 +361,7 @@ impl Reader for PostgresReader {
             .query(READ, sql, |row| rows.take(&row, payload, bytes))
             .await?;
         if !rows.unchanged {
-            return Err(SourceError::Changed);
+            return Err(self.changed().await?);
         }
         let covered = if rows.cut_off {
             rows.events.last().map_or(i64::MIN, |e| e.seq)
@@ -407,7 +421,7 @@ impl Reader for PostgresReader {
             .await?;
         match answer {
             (true, last_value) => Ok(self.unread_up_to(last_value)),
-            (false, _) => Err(SourceError::Changed),
+            (false, _) => Err(self.changed().await?),
         }
     }
 

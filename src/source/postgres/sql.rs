@@ -64,6 +64,11 @@ impl Names {
         )
     }
 
+    /// The table's OID, as its name resolves now; NULL if there is none.
+    pub(super) fn oid(&self) -> String {
+        format!("to_regclass({})::oid", self.table_literal())
+    }
+
     /// Whether the server is still the one that granted the lease, and its memory the same: a crash of one
     /// backend makes all of them start anew, which shows in nothing but the emptied unlogged table.
     pub(super) fn unchanged(&self, lease: &LeaseId) -> String {

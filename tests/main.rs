@@ -24,6 +24,7 @@ mod rabbitmq;
 mod reload;
 mod replay;
 mod route;
+mod rows;
 mod settle;
 mod sources;
 mod sqlite;

@@ -211,3 +211,47 @@ async fn a_sequence_that_was_set_back_is_not_forgotten_when_it_comes_as_far_agai
     relay.stop().await;
     second.stop().await;
 }
+
+#[tokio::test]
+async fn a_ledger_that_is_dropped_under_a_running_relay_is_its_own_sinks_matter() {
+    let (database, stream, settings) = delivered().await;
+    let second = Stream::create_forgetful(&nats::shared()).await;
+    let settings = settings
+        .publishing("second", &second)
+        .set("sinks.second.start", "earliest")
+        // Whatever is read anew is delivered anew.
+        .set("sinks.events.flush_interval", "1m");
+    let relay = Relay::ready(&settings).await;
+    second.await_len(10, SOON).await;
+    database.insert("Before", Some("key"), 10).await;
+    stream.await_len(20, SOON).await;
+    second.await_len(20, SOON).await;
+    let token = "SELECT token::text FROM outbox_lease";
+    let session: String = database.value(token).await;
+
+    let drop = ["ledger", "drop", "--sink", "second", "--force"];
+    let ended = run(&settings, &drop);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    second.await_len(40, WHILE).await;
+    // One that doesn't say where it starts waits until it does, alone.
+    let silent = settings.clone().without("sinks.second.start");
+    let report = relay.reload(&silent).await;
+    assert_eq!(report["successful"], true, "{report}");
+    database
+        .execute("DELETE FROM outbox_ledger WHERE sink = 'second'")
+        .await;
+    eventually("it says what to do", WHILE, async || {
+        relay.stderr().contains("sinks.second.start").then_some(())
+    })
+    .await;
+    database.insert("After", Some("key"), 10).await;
+    stream.await_len(30, SOON).await;
+    assert_eq!(
+        database.value::<String>(token).await,
+        session,
+        "the session goes on"
+    );
+    relay.stop().await;
+    assert_eq!(stream.len().await, 30, "nothing is repeated to the other");
+    assert_eq!(second.len().await, 40);
+}

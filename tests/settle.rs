@@ -322,6 +322,34 @@ async fn another_relay_on_the_same_table_holds_it_back_whatever_it_calls_it() {
 }
 
 #[tokio::test]
+async fn a_ledger_that_no_relay_keeps_is_named_until_it_is_dropped() {
+    let (database, stream, settings) = setting("mark").await;
+    let former = settings.clone().set("relay.name", "former");
+    Relay::ready(&former).await.stop().await;
+    let relay = Relay::ready(&settings).await;
+    database.insert("Held", Some("key"), 10).await;
+    stream.await_len(10, SOON).await;
+    let drop = "ledger drop --relay former --source main --sink events";
+    eventually("it is named", Duration::from_secs(60), async || {
+        relay.stderr().contains(drop).then_some(())
+    })
+    .await;
+    assert_eq!(relay.stderr().matches(drop).count(), 1, "and not again");
+    let status = run(&settings, &["status"]);
+    assert!(status.stdout.contains(drop), "{status:#?}");
+    let json = run(&settings, &["status", "--json"]).stdout;
+    assert!(json.contains("\"abandoned_ledgers\""), "{json}");
+    stays(&database, UNMARKED, 10).await;
+
+    let ended = run(&settings, &drop.split(' ').collect::<Vec<_>>());
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    await_count(&database, UNMARKED, 0).await;
+    let status = run(&settings, &["status"]);
+    assert!(!status.stdout.contains("ledger drop"), "{status:#?}");
+    relay.stop().await;
+}
+
+#[tokio::test]
 async fn a_renamed_table_is_held_back_by_every_ledger_that_it_had() {
     let (database, stream, settings) = setting("delete").await;
     let theirs = Stream::create(&nats::shared()).await;

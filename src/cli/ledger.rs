@@ -144,6 +144,8 @@ fn line(config: &Config, entry: &LedgerEntry) -> [String; 8] {
         "of another sequence, nothing is settled: ledger reset"
     } else if *relay == config.relay.name && !is_configured(config, &entry.name) {
         "no sink in the configuration, holds the table back: ledger drop or rename"
+    } else if !is_configured(config, &entry.name) && entry.holder.is_none() {
+        "no relay keeps it, holds the table back: ledger drop if it is gone for good"
     } else if entry.changed {
         "changed, is about to be read anew"
     } else {

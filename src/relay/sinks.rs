@@ -51,7 +51,7 @@ pub(super) struct PipelineTask {
 pub(super) enum Ledger {
     /// It came with the lease.
     Granted(StoredLedger),
-    /// Somebody has written to it since.
+    /// Somebody has written to it since, or dropped it: that is this sink's affair alone.
     Changed,
     /// The sink is new to a session that runs, or ran with other settings until now.
     Joining,
@@ -111,24 +111,18 @@ impl PipelineTask {
 
     /// The ledger, stamped with our token, to go on from; `None` if the lease is no longer ours.
     async fn stored_ledger(&mut self) -> Option<StoredLedger> {
-        let joins = match std::mem::replace(&mut self.ledger, Ledger::Changed) {
+        let changed = match std::mem::replace(&mut self.ledger, Ledger::Changed) {
             Ledger::Granted(ledger) => return Some(ledger),
-            Ledger::Changed => None,
-            Ledger::Joining => Some(start_of(&self.sink_config)),
+            Ledger::Changed => true,
+            Ledger::Joining => false,
         };
+        let start = start_of(&self.sink_config);
         let mut backoff = Backoff::source();
         loop {
             self.status.beat();
-            let answer = match &joins {
-                Some(start) => self.source.join(&self.lease_id, start).await,
-                None => {
-                    let sink = &self.sink_config.name;
-                    self.source.reclaim(&self.lease_id, sink).await
-                }
-            };
-            let delay = match answer {
+            let delay = match self.source.join(&self.lease_id, &start).await {
                 Ok(ledger) => {
-                    if joins.is_none() && ledger.is_some() {
+                    if changed && ledger.is_some() {
                         tracing::info!("the ledger was changed by somebody else and is read anew");
                     }
                     return ledger;

@@ -32,7 +32,7 @@ pub trait Bookkeeping: Send + Sync {
 }
 
 /// Names one ledger.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LedgerName {
     /// The relay's name.
     pub relay: String,

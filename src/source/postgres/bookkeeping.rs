@@ -11,7 +11,8 @@ use super::homes::{
     same_sequence_sql, same_table_sql,
 };
 use super::link::{BEGIN, limited};
-use super::{Postgres, sql};
+use super::starts::Starts;
+use super::{INCARNATION, Postgres, sql};
 use crate::config::Start;
 use crate::ledger::RangeSet;
 use crate::source::SourceError;
@@ -64,12 +65,32 @@ impl Postgres {
         &self,
         connection: &mut PgConnection,
         start: Start,
+        starts: &Starts,
     ) -> Result<Vec<(String, RangeSet)>, sqlx::Error> {
         connection.execute(BEGIN).await?;
         // No acquisition may read half of it, and nothing may be settled by what is void.
         let lock = lock_acquisitions_sql(&self.names);
         connection.execute(AssertSqlSafe(lock)).await?;
-        let query = sqlx::query(AssertSqlSafe(self.reset_sql(start))).persistent(false);
+        let sql = format!(
+            "SELECT {INCARNATION} AS incarnation, pg_relation_filenode({sequence})::int8 AS filenode, \
+             {last_value} AS last_value",
+            sequence = self.names.sequence(),
+            last_value = last_value_sql(&self.names),
+        );
+        let query = sqlx::raw_sql(AssertSqlSafe(sql));
+        let now = query.fetch_one(&mut *connection).await?;
+        let delivered = starts.delivered(
+            start,
+            now.try_get("incarnation")?,
+            now.try_get("filenode")?,
+            now.try_get("last_value")?,
+        );
+        let delivered = match delivered {
+            Some(looked_up) => format!("'{looked_up}'::int8multirange"),
+            None => self.delivered_at_start(start),
+        };
+        let sql = self.reset_sql(start, &delivered);
+        let query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
         let query = query.bind(&self.relay).bind(&self.name);
         let rows = query
             .bind(Uuid::new_v4())
@@ -80,7 +101,7 @@ impl Postgres {
         rows.iter().map(started).collect()
     }
 
-    fn reset_sql(&self, start: Start) -> String {
+    fn reset_sql(&self, start: Start, delivered: &str) -> String {
         // What starts at the oldest row without sent_at has nothing but marked rows below it.
         let marked = if start == Start::Unsettled && self.names.columns.sent_at.is_some() {
             folded_sql("start.delivered")
@@ -105,7 +126,6 @@ impl Postgres {
              UPDATE {schema}outbox_ledger AS ledger SET delivered = start.delivered, closed = '{{}}', \
              token = $3, updated_at = now() FROM start WHERE (relay, source) = ($1, $2) \
              RETURNING sink, ledger.delivered::text AS delivered",
-            delivered = self.delivered_at_start(start),
             last_value = last_value_sql(&self.names),
             highest = highest_sql(&self.names),
             same_table = same_table_sql(&self.names),
@@ -166,9 +186,11 @@ impl Bookkeeping for Postgres {
     async fn reset(&self, start: Start) -> Result<Vec<(String, RangeSet)>, SourceError> {
         // Inspected anew: the table may be another by now.
         self.inspect_now().await?;
+        // Before anything is locked: the table may be large.
+        let starts = self.look_up(&[start]).await?;
         let mut link = self.link.lock().await;
         let mut connection = link.checkout(RESET).await?;
-        let reset = self.reset_in(&mut connection, start);
+        let reset = self.reset_in(&mut connection, start, &starts);
         let ledgers = limited(RESET, reset).await?;
         link.give_back(connection);
         Ok(ledgers)

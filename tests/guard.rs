@@ -215,6 +215,36 @@ async fn tables_whose_order_of_numbers_is_not_ours_are_refused() {
 }
 
 #[tokio::test]
+async fn row_security_that_is_switched_on_under_a_running_relay_stops_the_source() {
+    let database = Database::fresh().await;
+    let stream = Stream::create_forgetful(&nats::shared()).await;
+    let settings = Settings::of(&database).publishing_to(&stream);
+    migrate(&settings);
+    let settings = settings.set("sources.main.url", database.url_for_role().await);
+    let mut relay = Relay::ready(&settings).await;
+    database.insert("Before", Some("key"), 5).await;
+    stream.await_len(5, SOON).await;
+    await_stored(&database).await;
+    database
+        .execute(
+            "ALTER TABLE outbox ENABLE ROW LEVEL SECURITY; \
+             CREATE POLICY others ON outbox USING (event_type <> 'Hidden')",
+        )
+        .await;
+    database.insert("Hidden", Some("key"), 5).await;
+    database.insert("Shown", Some("key"), 5).await;
+    let log = stopped_loudly(&mut relay).await;
+    assert!(log.contains("row security"), "{log}");
+    assert_eq!(stream.len().await, 5);
+    database
+        .execute("ALTER TABLE outbox DISABLE ROW LEVEL SECURITY")
+        .await;
+    let deliveries = stream.await_len(15, Duration::from_secs(60)).await;
+    assert_eq!(deliveries[5].subject, stream.subject("Hidden"));
+    relay.stop().await;
+}
+
+#[tokio::test]
 async fn a_table_that_a_subscription_fills_is_refused() {
     let database = Database::fresh().await;
     let settings = Settings::of(&database).set("sinks.events.type", "mock");

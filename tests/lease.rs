@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use sqlx::Executor;
+
 use crate::support::checker::check;
 use crate::support::database::Database;
 use crate::support::eventually::{at_most, eventually, throughout};
@@ -157,6 +159,38 @@ async fn a_relay_that_wakes_after_its_lease_writes_no_ledger() {
     assert_eq!(after.count(), 100, "one of them publishes");
     paused.stop().await;
     standby.stop().await;
+}
+
+#[tokio::test]
+async fn a_look_for_where_to_start_takes_as_long_as_it_takes_and_ends_with_a_stop() {
+    let (database, stream, settings) = setting().await;
+    database.insert("First", Some("key"), 10).await;
+    let mut holder = database.connect().await;
+    holder
+        .execute("BEGIN; LOCK TABLE outbox")
+        .await
+        .expect("lock the table");
+    let looks = async || {
+        let relay = Relay::start(&settings);
+        eventually("it looks for where to start", SLACK, async || {
+            let said = relay.stderr().contains("where a new ledger starts");
+            said.then_some(())
+        })
+        .await;
+        relay
+    };
+    let stopped = looks().await;
+    stopped.stop().await;
+    let relay = looks().await;
+    // Longer than any other statement may take.
+    tokio::time::sleep(Duration::from_secs(32)).await;
+    let log = relay.stderr();
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+    let leases: i64 = database.value("SELECT count(*) FROM outbox_lease").await;
+    assert_eq!(leases, 0, "meanwhile another relay could take it");
+    holder.execute("ROLLBACK").await.expect("still open");
+    stream.await_len(10, SLACK).await;
+    relay.stop().await;
 }
 
 #[tokio::test]

@@ -10,6 +10,8 @@ use crate::support::settings::Settings;
 use crate::support::stream::Stream;
 
 const SOON: Duration = Duration::from_secs(20);
+/// A halted source is looked at every five seconds.
+const WHILE: Duration = Duration::from_secs(60);
 
 /// A source whose ten events are delivered, and no relay that runs.
 async fn delivered() -> (Database, Stream, Settings) {
@@ -124,4 +126,132 @@ async fn reset_starts_anew_on_a_sequence_that_started_anew() {
         .await;
         relay.stop().await;
     }
+}
+
+/// The same table for a relay of another name, with a stream of its own.
+async fn of_another_relay(database: &Database) -> (Stream, Settings) {
+    let stream = Stream::create_forgetful(&nats::shared()).await;
+    let settings = Settings::of(database)
+        .set("relay.name", "other")
+        .publishing_to(&stream);
+    (stream, settings)
+}
+
+const SET_BACK: &str =
+    "DELETE FROM outbox; SELECT setval(pg_get_serial_sequence('outbox', 'seq'), 1, false)";
+const RESET: [&str; 4] = ["ledger", "reset", "--source", "main"];
+
+async fn await_halted(relay: &Relay, times: usize) {
+    eventually("the source is halted", WHILE, async || {
+        (relay.stderr().matches("the source is halted").count() >= times).then_some(())
+    })
+    .await;
+    assert!(relay.stderr().contains("ledger reset"), "the way out");
+}
+
+#[tokio::test]
+async fn reset_after_setval_takes_what_other_relays_recorded_as_void() {
+    let (database, stream, settings) = delivered().await;
+    let (theirs, other) = of_another_relay(&database).await;
+    let relay = Relay::ready(&other).await;
+    theirs.await_len(10, SOON).await;
+    relay.stop().await;
+
+    // As far as every ledger reaches: nobody could tell from the numbers alone.
+    database.execute(SET_BACK).await;
+    database.insert("Again", Some("key"), 10).await;
+    let running = Relay::ready(&other).await;
+    let ended = run(&settings, &RESET);
+    assert_eq!(ended.code, Some(1), "while the other runs: {ended:#?}");
+    running.stop().await;
+    let ended = run(&settings, &RESET);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    assert!(ended.stdout.contains("relay other"), "{ended:#?}");
+
+    let relay = Relay::ready(&settings).await;
+    stream.await_len(20, SOON).await;
+    let halted = Relay::start(&other);
+    await_halted(&halted, 1).await;
+    halted.stop().await;
+    let ended = run(&other, &RESET);
+    assert_eq!(ended.code, Some(0), "a known case: {ended:#?}");
+    assert!(!ended.stdout.contains("relay test"), "{ended:#?}");
+    let second = Relay::ready(&other).await;
+    let deliveries = theirs.await_len(20, SOON).await;
+    let again = deliveries[10..]
+        .iter()
+        .filter(|d| d.subject == theirs.subject("Again"));
+    assert_eq!(again.count(), 10, "nothing is lost to the other relay");
+    second.stop().await;
+    relay.stop().await;
+    assert_eq!(stream.len().await, 20, "nothing is repeated to the first");
+}
+
+#[tokio::test]
+async fn a_sequence_that_was_set_back_is_not_forgotten_when_it_comes_as_far_again() {
+    let (database, stream, settings) = delivered().await;
+    let (theirs, other) = of_another_relay(&database).await;
+    let second = Relay::ready(&other).await;
+    theirs.await_len(10, SOON).await;
+    second.stop().await;
+    let relay = Relay::ready(&settings).await;
+    database.execute(SET_BACK).await;
+    await_halted(&relay, 1).await;
+    database.insert("Again", Some("key"), 20).await;
+    await_halted(&relay, 3).await;
+    let second = Relay::start(&other);
+    await_halted(&second, 1).await;
+    assert_eq!((stream.len().await, theirs.len().await), (10, 10));
+    for settings in [&settings, &other] {
+        let ended = run(settings, &RESET);
+        assert_eq!(ended.code, Some(0), "{ended:#?}");
+    }
+    stream.await_len(30, WHILE).await;
+    theirs.await_len(30, WHILE).await;
+    relay.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn a_ledger_that_is_dropped_under_a_running_relay_is_its_own_sinks_matter() {
+    let (database, stream, settings) = delivered().await;
+    let second = Stream::create_forgetful(&nats::shared()).await;
+    let settings = settings
+        .publishing("second", &second)
+        .set("sinks.second.start", "earliest")
+        // Whatever is read anew is delivered anew.
+        .set("sinks.events.flush_interval", "1m");
+    let relay = Relay::ready(&settings).await;
+    second.await_len(10, SOON).await;
+    database.insert("Before", Some("key"), 10).await;
+    stream.await_len(20, SOON).await;
+    second.await_len(20, SOON).await;
+    let token = "SELECT token::text FROM outbox_lease";
+    let session: String = database.value(token).await;
+
+    let drop = ["ledger", "drop", "--sink", "second", "--force"];
+    let ended = run(&settings, &drop);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    second.await_len(40, WHILE).await;
+    // One that doesn't say where it starts waits until it does, alone.
+    let silent = settings.clone().without("sinks.second.start");
+    let report = relay.reload(&silent).await;
+    assert_eq!(report["successful"], true, "{report}");
+    database
+        .execute("DELETE FROM outbox_ledger WHERE sink = 'second'")
+        .await;
+    eventually("it says what to do", WHILE, async || {
+        relay.stderr().contains("sinks.second.start").then_some(())
+    })
+    .await;
+    database.insert("After", Some("key"), 10).await;
+    stream.await_len(30, SOON).await;
+    assert_eq!(
+        database.value::<String>(token).await,
+        session,
+        "the session goes on"
+    );
+    relay.stop().await;
+    assert_eq!(stream.len().await, 30, "nothing is repeated to the other");
+    assert_eq!(second.len().await, 40);
 }

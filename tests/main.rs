@@ -26,6 +26,7 @@ mod rabbitmq;
 mod reload;
 mod replay;
 mod route;
+mod rows;
 mod settle;
 mod sources;
 mod sqlite;

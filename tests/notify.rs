@@ -223,6 +223,63 @@ async fn a_relay_that_hangs_while_armed_is_evicted_by_its_successor() {
 }
 
 #[tokio::test]
+async fn a_successor_that_may_not_evict_says_what_to_grant_and_polls() {
+    let database = Database::fresh().await;
+    let stream = Stream::create(&nats::shared()).await;
+    let settings = notified(&database).publishing_to(&stream);
+    migrate(&settings);
+    let hung = Relay::ready(&settings).await;
+    await_armed(&database).await;
+    hung.signal(Signal::Stop);
+    let other = settings.set("sources.main.url", database.url_for_role().await);
+    let successor = Relay::start(&other);
+    eventually(
+        "it says what to grant",
+        Duration::from_secs(60),
+        async || {
+            successor
+                .stderr()
+                .contains("GRANT its role, or pg_signal_backend, to role_")
+                .then_some(())
+        },
+    )
+    .await;
+    assert!(successor.stderr().contains("of role postgres"));
+    database.insert("After", Some("key"), 1).await;
+    stream.await_len(1, SOON).await;
+    successor.stop().await;
+    hung.kill().await;
+}
+
+#[tokio::test]
+async fn limits_on_idle_sessions_are_not_for_the_relay() {
+    let database = Database::fresh().await;
+    let settings = notified(&database).set("sinks.events.type", "mock");
+    migrate(&settings);
+    let name: String = database.value("SELECT current_database()::text").await;
+    database
+        .execute(&format!(
+            "ALTER DATABASE {name} SET idle_session_timeout = '500ms'; \
+             ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '500ms'"
+        ))
+        .await;
+    let relay = Relay::ready(&settings).await;
+    await_armed(&database).await;
+    let session = armed_by(&database).await;
+    let end = "SELECT expires_at::text FROM outbox_lease";
+    for _ in 0..2 {
+        let before: String = database.value(end).await;
+        eventually("the lease is renewed", SOON, async || {
+            (database.value::<String>(end).await != before).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(armed_by(&database).await, session, "the same session");
+    assert!(!relay.stderr().contains("WARN"), "{}", relay.stderr());
+    relay.stop().await;
+}
+
+#[tokio::test]
 async fn behind_a_pooler_in_transaction_mode_it_polls_and_says_so() {
     let database = Database::fresh().await;
     let stream = Stream::create(&nats::shared()).await;

@@ -322,6 +322,68 @@ async fn another_relay_on_the_same_table_holds_it_back_whatever_it_calls_it() {
 }
 
 #[tokio::test]
+async fn a_ledger_that_no_relay_keeps_is_named_until_it_is_dropped() {
+    let (database, stream, settings) = setting("mark").await;
+    let former = settings.clone().set("relay.name", "former");
+    Relay::ready(&former).await.stop().await;
+    let relay = Relay::ready(&settings).await;
+    database.insert("Held", Some("key"), 10).await;
+    stream.await_len(10, SOON).await;
+    let drop = "ledger drop --relay former --source main --sink events";
+    eventually("it is named", Duration::from_secs(60), async || {
+        relay.stderr().contains(drop).then_some(())
+    })
+    .await;
+    assert_eq!(relay.stderr().matches(drop).count(), 1, "and not again");
+    let status = run(&settings, &["status"]);
+    assert!(status.stdout.contains(drop), "{status:#?}");
+    let json = run(&settings, &["status", "--json"]).stdout;
+    assert!(json.contains("\"abandoned_ledgers\""), "{json}");
+    stays(&database, UNMARKED, 10).await;
+
+    let ended = run(&settings, &drop.split(' ').collect::<Vec<_>>());
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    await_count(&database, UNMARKED, 0).await;
+    let status = run(&settings, &["status"]);
+    assert!(!status.stdout.contains("ledger drop"), "{status:#?}");
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_renamed_table_is_held_back_by_every_ledger_that_it_had() {
+    let (database, stream, settings) = setting("delete").await;
+    let theirs = Stream::create(&nats::shared()).await;
+    let other = settings
+        .clone()
+        .set("relay.name", "other")
+        .publishing_to(&theirs);
+    // Both have a ledger of it by its old name.
+    for settings in [&other, &settings] {
+        Relay::ready(settings).await.stop().await;
+    }
+    await_count(&database, "SELECT count(*) FROM outbox_ledger", 2).await;
+    database.insert("Renamed", Some("key"), 10).await;
+    database
+        .execute("ALTER TABLE outbox RENAME TO events")
+        .await;
+    let renamed = |settings: &Settings| settings.clone().set("sources.main.table", "events");
+    let rows = "SELECT count(*) FROM events";
+    let relay = Relay::ready(&renamed(&settings)).await;
+    stream.await_len(10, SOON).await;
+    eventually("the ledger holds every event", SOON, async || {
+        let sql = "SELECT delivered @> 10::int8 FROM outbox_ledger WHERE relay = 'test'";
+        database.value::<bool>(sql).await.then_some(())
+    })
+    .await;
+    stays(&database, rows, 10).await;
+    let second = Relay::ready(&renamed(&other)).await;
+    theirs.await_len(10, SOON).await;
+    await_count(&database, rows, 0).await;
+    second.stop().await;
+    relay.stop().await;
+}
+
+#[tokio::test]
 async fn a_row_in_a_closed_hole_is_delivered_after_all_and_raises_the_alarm() {
     let (database, stream, settings) = setting("delete").await;
     let seldom = settings

@@ -128,6 +128,7 @@ async fn the_json_has_the_documented_fields_and_the_table_the_same_figures() {
     assert_eq!(keys(&survey), ["relay", "sources", "version"]);
     let source = &survey["sources"][0];
     let expected = [
+        "abandoned_ledgers",
         "error",
         "last_value",
         "lease",

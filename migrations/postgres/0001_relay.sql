@@ -32,12 +32,14 @@ CREATE TABLE {schema}outbox_ledger (
     PRIMARY KEY (relay, source, sink)
 ) WITH (fillfactor = 25, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
--- Which table a source is, and the file of its sequence: a new file means that seq starts anew. What settling has
--- done with the table's rows: marked is not looked at again, deleted is no hole.
+-- Which table a source is, by its OID, which a renamed table keeps, and by its name, which a restored one keeps; and the
+-- file of its sequence: a new file means that seq starts anew, and 0 that it was set back. What settling has done with
+-- the table's rows: marked is not looked at again, deleted is no hole.
 CREATE TABLE {schema}outbox_source (
     relay             text           NOT NULL,
     source            text           NOT NULL,
     table_name        text           NOT NULL,
+    table_oid         oid            NOT NULL,
     sequence_filenode oid            NOT NULL,
     deleted           int8multirange NOT NULL DEFAULT '{}',
     marked            int8multirange NOT NULL DEFAULT '{}',

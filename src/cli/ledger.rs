@@ -39,7 +39,8 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
-    /// Start every ledger of a source anew: after TRUNCATE … RESTART IDENTITY, a restore, or a change of the table.
+    /// Start every ledger of a source anew: after TRUNCATE … RESTART IDENTITY, setval, a restore, or a change of the
+    /// table. Other relays on the table are halted until theirs are reset, too.
     Reset {
         /// The source.
         #[arg(long, value_name = "NAME")]
@@ -143,6 +144,8 @@ fn line(config: &Config, entry: &LedgerEntry) -> [String; 8] {
         "of another sequence, nothing is settled: ledger reset"
     } else if *relay == config.relay.name && !is_configured(config, &entry.name) {
         "no sink in the configuration, holds the table back: ledger drop or rename"
+    } else if !is_configured(config, &entry.name) && entry.holder.is_none() {
+        "no relay keeps it, holds the table back: ledger drop if it is gone for good"
     } else if entry.changed {
         "changed, is about to be read anew"
     } else {
@@ -256,11 +259,10 @@ async fn rename(config: &Config, which: &Which, to: &str, force: bool) -> Result
 
 async fn reset(config: &Config, source: &str, start: From, force: bool) -> Result<(), BoxError> {
     let bookkeeping = relay::bookkeeping(config, source)?;
-    let entries = bookkeeping.list().await?;
     let own =
-        |entry: &&LedgerEntry| entry.name.relay == config.relay.name && entry.name.source == source;
-    if !force && let Some(entry) = entries.iter().find(own) {
-        refuse_live(entry)?;
+        |entry: &LedgerEntry| entry.name.relay == config.relay.name && entry.name.source == source;
+    if !force {
+        refuse_if_live(&bookkeeping.list().await?, own)?;
     }
     let start = match start {
         From::Earliest => Start::Earliest,
@@ -279,14 +281,26 @@ async fn reset(config: &Config, source: &str, start: From, force: bool) -> Resul
             delivered.lowest_missing(1)
         ))?;
     }
+    let entries = bookkeeping.list().await?;
     for entry in entries.iter().filter(|entry| entry.stale && !own(entry)) {
         say(&format!(
-            "note: the ledger of sink {} (relay {}, source {}) speaks of another sequence too; nothing is settled \
-             until it is reset or dropped",
+            "note: the ledger of sink {} (relay {}, source {}) speaks of the same table and of numbers that are \
+             drawn again; its relay is halted, and nothing is settled, until `outbox-relay ledger reset` by its \
+             configuration, or `ledger drop`",
             entry.name.sink, entry.name.relay, entry.name.source
         ))?;
     }
     Ok(())
+}
+
+/// Refuses to reset ledgers under a relay that runs: the source's own, and those of others that the reset makes stale.
+fn refuse_if_live(
+    entries: &[LedgerEntry],
+    own: impl Fn(&LedgerEntry) -> bool,
+) -> Result<(), BoxError> {
+    let known = entries.iter().any(|entry| own(entry) && entry.stale);
+    let concerned = |entry: &&LedgerEntry| own(entry) || !known && !entry.stale;
+    entries.iter().filter(concerned).try_for_each(refuse_live)
 }
 
 /// Refuses to change a ledger under a relay that runs.

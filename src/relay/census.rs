@@ -1,4 +1,5 @@
-//! Sets the metrics of a source that no pipeline knows by itself: its holes, and the dead letters in its table.
+//! What no pipeline knows of its source by itself: the metrics of its holes and of the dead letters in its table, and
+//! ledgers that nobody keeps.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::abandoned::watch_abandoned;
 use super::plan::fed;
 use super::session::Following;
 use crate::error::chain;
@@ -60,7 +62,11 @@ impl Census {
     /// Counts for ever, or for as long as the future is polled.
     pub(super) async fn run(self) {
         // A count takes its time, and holes go on meanwhile.
-        tokio::join!(self.watch_session(), self.watch_dead_letters());
+        tokio::join!(
+            self.watch_session(),
+            self.watch_dead_letters(),
+            watch_abandoned(&self.source, &self.name),
+        );
     }
 
     async fn watch_session(&self) {

@@ -3,6 +3,7 @@
 //! One task per source, which owns everything of it; the tasks share nothing but the configuration, which the
 //! supervisor hands them. A new one comes by way of the [`Reloader`].
 
+mod abandoned;
 mod builder;
 mod census;
 mod janitor;

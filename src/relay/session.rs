@@ -144,6 +144,10 @@ impl SourceTask {
         while !stop.is_cancelled() {
             let config = Arc::clone(&config.borrow_and_update());
             let sinks: Vec<SinkStart> = fed(&config, name).map(start_of).collect();
+            let Some(prepared) = stop.run_until_cancelled(self.source.prepare(&sinks)).await else {
+                return Ok(None);
+            };
+            prepared?;
             // Not to be dropped half-way: a lease that nobody knows of would have to run out.
             if let Some(grant) = self.source.acquire(&sinks).await? {
                 if standby {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::janitor::Purpose;
@@ -25,6 +24,9 @@ use crate::status::PipelineStatus;
 
 /// How often a sink that was refused is tried again: an operator may have mended it.
 const REFUSED_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often what waits says that it lives.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
 /// Everything that the pipeline of one sink needs, but for its stop.
 #[derive(Debug)]
@@ -51,7 +53,7 @@ pub(super) struct PipelineTask {
 pub(super) enum Ledger {
     /// It came with the lease.
     Granted(StoredLedger),
-    /// Somebody has written to it since.
+    /// Somebody has written to it since, or dropped it: that is this sink's affair alone.
     Changed,
     /// The sink is new to a session that runs, or ran with other settings until now.
     Joining,
@@ -111,24 +113,20 @@ impl PipelineTask {
 
     /// The ledger, stamped with our token, to go on from; `None` if the lease is no longer ours.
     async fn stored_ledger(&mut self) -> Option<StoredLedger> {
-        let joins = match std::mem::replace(&mut self.ledger, Ledger::Changed) {
+        let changed = match std::mem::replace(&mut self.ledger, Ledger::Changed) {
             Ledger::Granted(ledger) => return Some(ledger),
-            Ledger::Changed => None,
-            Ledger::Joining => Some(start_of(&self.sink_config)),
+            Ledger::Changed => true,
+            Ledger::Joining => false,
         };
+        let start = start_of(&self.sink_config);
         let mut backoff = Backoff::source();
         loop {
             self.status.beat();
-            let answer = match &joins {
-                Some(start) => self.source.join(&self.lease_id, start).await,
-                None => {
-                    let sink = &self.sink_config.name;
-                    self.source.reclaim(&self.lease_id, sink).await
-                }
-            };
-            let delay = match answer {
+            // It may have to go through a large table first.
+            let joined = self.alive(self.source.join(&self.lease_id, &start));
+            let delay = match joined.await {
                 Ok(ledger) => {
-                    if joins.is_none() && ledger.is_some() {
+                    if changed && ledger.is_some() {
                         tracing::info!("the ledger was changed by somebody else and is read anew");
                     }
                     return ledger;
@@ -186,11 +184,18 @@ impl PipelineTask {
 
     /// Sleeps, with signs of life in between.
     async fn wait(&self, delay: Duration) {
-        let until = Instant::now() + delay;
-        while Instant::now() < until {
-            let pause = Duration::from_secs(10);
-            tokio::time::sleep_until(until.min(Instant::now() + pause)).await;
-            self.status.beat();
+        self.alive(tokio::time::sleep(delay)).await;
+        self.status.beat();
+    }
+
+    /// Awaits what takes its time, with signs of life in between.
+    async fn alive<T>(&self, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        loop {
+            match tokio::time::timeout(SIGN_OF_LIFE, &mut work).await {
+                Ok(done) => return done,
+                Err(_elapsed) => self.status.beat(),
+            }
         }
     }
 }

@@ -25,11 +25,14 @@ pub trait Bookkeeping: Send + Sync {
 
     /// Starts every ledger of the configured source anew on the table and the sequence as they are now; what was
     /// recorded of settled rows is forgotten. Returns the ledgers as they start.
+    ///
+    /// Ledgers that other relays keep on the table become [stale](LedgerEntry::stale), for they speak of numbers that
+    /// are drawn a second time, unless that was known before: then those that are not stale were reset since.
     async fn reset(&self, start: Start) -> Result<Vec<(String, RangeSet)>, SourceError>;
 }
 
 /// Names one ledger.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LedgerName {
     /// The relay's name.
     pub relay: String,

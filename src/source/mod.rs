@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::bell::Bell;
+use self::bookkeeping::LedgerName;
 use self::overview::Overview;
 use crate::config;
 use crate::error::BoxError;
@@ -54,6 +55,13 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// promises on them.
     async fn inspect(&self) -> Result<(), SourceError>;
 
+    /// Does what may take long before the next [`Source::acquire`], which must not: finds out where ledgers that
+    /// `sinks` lack start, in a large table. Writes nothing, and may be dropped half-way. At once if another relay has
+    /// the lease.
+    async fn prepare(&self, _sinks: &[SinkStart]) -> Result<(), SourceError> {
+        Ok(())
+    }
+
     /// Takes the lease if nobody has it, and stamps a fresh token on every ledger of the source before reading
     /// them. Ledgers that `sinks` lack are stored first, but for those of sinks that must say where they start and
     /// don't: these may [join](Source::join), and are refused, by themselves. `None` if another relay has the lease.
@@ -65,7 +73,8 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// Gives the lease up, so that a standby need not wait for its end.
     async fn release(&self, lease: &LeaseId) -> Result<(), SourceError>;
 
-    /// Has a sink join, or join again, under a lease that is held: stores its ledger if there is none, as
+    /// Has a sink join, or join again, under a lease that is held: it is new, ran with other settings until now, or
+    /// somebody else has written to its ledger or dropped it. Stores its ledger if there is none, as
     /// [`Source::acquire`] does, stamps the token on it and reads it. `None` if the lease is no longer ours.
     ///
     /// # Errors
@@ -74,14 +83,6 @@ pub trait Source: Send + Sync + std::fmt::Debug {
         &self,
         lease: &LeaseId,
         sink: &SinkStart,
-    ) -> Result<Option<StoredLedger>, SourceError>;
-
-    /// Stamps the token on the ledger of `sink` once more and reads it, after somebody else has changed it.
-    /// `None` if the lease is no longer ours.
-    async fn reclaim(
-        &self,
-        lease: &LeaseId,
-        sink: &str,
     ) -> Result<Option<StoredLedger>, SourceError>;
 
     /// A reader of what `delivered` lacks. It connects at its first read.
@@ -107,6 +108,12 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// source can't tell.
     async fn dead_letters(&self) -> Result<Option<BTreeMap<String, u64>>, SourceError> {
         Ok(None)
+    }
+
+    /// Ledgers of the table that no relay keeps at the moment, other than those of this relay's source: what they lack
+    /// is not settled. Some of them, if there are many; none if nothing is settled anyway.
+    async fn abandoned(&self) -> Result<Vec<LedgerName>, SourceError> {
+        Ok(Vec::new())
     }
 
     /// What settles delivered rows as the configuration says. `None`: this source keeps every row as it is.

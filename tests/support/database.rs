@@ -20,19 +20,25 @@ pub(crate) struct Database {
 impl Database {
     /// A database on the server that `tests/run` started.
     pub(crate) async fn fresh() -> Self {
-        let server = std::env::var("OUTBOX_TEST_POSTGRES").expect(
-            "PostgreSQL for the tests is missing: run tests/run, or set OUTBOX_TEST_POSTGRES \
-             to the URL of a superuser",
-        );
-        Self::fresh_on(&server).await
+        Self::fresh_on(&server()).await
     }
 
     /// A database on the server of this URL.
     pub(crate) async fn fresh_on(server: &str) -> Self {
+        Self::fresh_with(server, "").await
+    }
+
+    /// One whose text may be any bytes.
+    pub(crate) async fn of_any_bytes() -> Self {
+        let ascii = "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'";
+        Self::fresh_with(&server(), ascii).await
+    }
+
+    async fn fresh_with(server: &str, options: &str) -> Self {
         let name = format!("test_{}", uuid::Uuid::new_v4().simple());
         execute(
             server,
-            &format!("CREATE DATABASE {name} TEMPLATE template0"),
+            &format!("CREATE DATABASE {name} TEMPLATE template0 {options}"),
         )
         .await;
         let (prefix, _) = server
@@ -49,6 +55,17 @@ impl Database {
     /// The URL of this database at another port, where a pooler listens.
     pub(crate) fn url_through(&self, port: u16) -> String {
         format!("postgres://postgres@127.0.0.1:{port}/{}", self.name)
+    }
+
+    /// The URL for a new role that may do anything with the tables that are there, and nothing else.
+    pub(crate) async fn url_for_role(&self) -> String {
+        let role = format!("role_{}", uuid::Uuid::new_v4().simple());
+        self.execute(&format!(
+            "CREATE ROLE {role} LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; \
+             GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}"
+        ))
+        .await;
+        self.url.replace("//postgres@", &format!("//{role}@"))
     }
 
     pub(crate) async fn connect(&self) -> PgConnection {
@@ -112,6 +129,13 @@ impl Drop for Database {
         });
         drop(thread.join());
     }
+}
+
+fn server() -> String {
+    std::env::var("OUTBOX_TEST_POSTGRES").expect(
+        "PostgreSQL for the tests is missing: run tests/run, or set OUTBOX_TEST_POSTGRES \
+         to the URL of a superuser",
+    )
 }
 
 /// Connects under the tests' own application name.

@@ -11,8 +11,9 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::error::chain;
 use crate::relay;
-use crate::source::SourceError;
+use crate::source::bookkeeping::LedgerName;
 use crate::source::overview::{LedgerOverview, OldestPending, Overview};
+use crate::source::{Source, SourceError};
 
 /// All that there is to say.
 #[derive(Debug, Serialize)]
@@ -43,8 +44,22 @@ pub(super) struct SourceStatus {
     pub(super) sequence_changed: Option<bool>,
     /// Who has the lease, or had it last; null if nobody ever had it.
     pub(super) lease: Option<LeaseStatus>,
+    /// Ledgers on the table that no relay keeps, of another name or source: what they lack is never settled. Null if
+    /// that could not be read.
+    pub(super) abandoned_ledgers: Option<Vec<AbandonedLedger>>,
     /// Configured sinks, and others that have left a ledger or dead letters; by name.
     pub(super) sinks: Vec<SinkStatus>,
+}
+
+/// A ledger that no relay keeps.
+#[derive(Debug, Serialize)]
+pub(super) struct AbandonedLedger {
+    /// The relay that kept it.
+    pub(super) relay: String,
+    /// The source's name there.
+    pub(super) source: String,
+    /// The sink's.
+    pub(super) sink: String,
 }
 
 /// A lease.
@@ -141,6 +156,7 @@ impl SourceStatus {
         match (source.overview().await, unfit) {
             (Ok(Some(overview)), unfit) => Self {
                 error: unfit.map(|error| chain(&error)),
+                abandoned_ledgers: abandoned(&*source).await,
                 ..Self::reached(config, name, &overview)
             },
             (_, Some(error)) | (Err(error), None) => failed(&error),
@@ -167,9 +183,20 @@ impl SourceStatus {
             last_value: Some(overview.last_value),
             sequence_changed: Some(overview.sequence_changed),
             lease,
+            abandoned_ledgers: None,
             sinks: sinks(config, name, overview),
         }
     }
+}
+
+async fn abandoned(source: &dyn Source) -> Option<Vec<AbandonedLedger>> {
+    let ledgers = source.abandoned().await.ok()?.into_iter();
+    let entry = |ledger: LedgerName| AbandonedLedger {
+        relay: ledger.relay,
+        source: ledger.source,
+        sink: ledger.sink,
+    };
+    Some(ledgers.map(entry).collect())
 }
 
 fn sinks(config: &Config, source: &str, overview: &Overview) -> Vec<SinkStatus> {

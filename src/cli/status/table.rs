@@ -2,7 +2,7 @@
 
 use crate::cli::columns::{Side, aligned};
 
-use super::survey::{LeaseStatus, LedgerStatus, SinkStatus, SourceStatus, Survey};
+use super::survey::{AbandonedLedger, LeaseStatus, LedgerStatus, SinkStatus, SourceStatus, Survey};
 
 const HEADER: [&str; 9] = [
     "SINK",
@@ -41,6 +41,17 @@ fn source(source: &SourceStatus) -> String {
             "  the ledgers speak of another sequence, nothing is published: \
              outbox-relay ledger reset --source {}\n",
             source.source
+        ));
+    }
+    for ledger in source.abandoned_ledgers.iter().flatten() {
+        let AbandonedLedger {
+            relay,
+            source,
+            sink,
+        } = ledger;
+        text.push_str(&format!(
+            "  no relay keeps the ledger of sink {sink} (relay {relay}, source {source}), it holds the table back: \
+             outbox-relay ledger drop --relay {relay} --source {source} --sink {sink}\n"
         ));
     }
     if !source.sinks.is_empty() {

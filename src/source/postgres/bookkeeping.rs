@@ -6,9 +6,13 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 use uuid::Uuid;
 
+use super::homes::{
+    VOID, folded_sql, highest_sql, last_value_sql, ledgers_sql, lock_acquisitions_sql,
+    same_sequence_sql, same_table_sql,
+};
 use super::link::{BEGIN, limited};
-use super::settle::{folded_sql, ledgers_sql, lock_acquisitions_sql};
-use super::{Postgres, sql};
+use super::starts::Starts;
+use super::{INCARNATION, Postgres, sql};
 use crate::config::Start;
 use crate::ledger::RangeSet;
 use crate::source::SourceError;
@@ -61,12 +65,32 @@ impl Postgres {
         &self,
         connection: &mut PgConnection,
         start: Start,
+        starts: &Starts,
     ) -> Result<Vec<(String, RangeSet)>, sqlx::Error> {
         connection.execute(BEGIN).await?;
         // No acquisition may read half of it, and nothing may be settled by what is void.
         let lock = lock_acquisitions_sql(&self.names);
         connection.execute(AssertSqlSafe(lock)).await?;
-        let query = sqlx::query(AssertSqlSafe(self.reset_sql(start))).persistent(false);
+        let sql = format!(
+            "SELECT {INCARNATION} AS incarnation, pg_relation_filenode({sequence})::int8 AS filenode, \
+             {last_value} AS last_value",
+            sequence = self.names.sequence(),
+            last_value = last_value_sql(&self.names),
+        );
+        let query = sqlx::raw_sql(AssertSqlSafe(sql));
+        let now = query.fetch_one(&mut *connection).await?;
+        let delivered = starts.delivered(
+            start,
+            now.try_get("incarnation")?,
+            now.try_get("filenode")?,
+            now.try_get("last_value")?,
+        );
+        let delivered = match delivered {
+            Some(looked_up) => format!("'{looked_up}'::int8multirange"),
+            None => self.delivered_at_start(start),
+        };
+        let sql = self.reset_sql(start, &delivered);
+        let query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
         let query = query.bind(&self.relay).bind(&self.name);
         let rows = query
             .bind(Uuid::new_v4())
@@ -77,24 +101,38 @@ impl Postgres {
         rows.iter().map(started).collect()
     }
 
-    fn reset_sql(&self, start: Start) -> String {
+    fn reset_sql(&self, start: Start, delivered: &str) -> String {
         // What starts at the oldest row without sent_at has nothing but marked rows below it.
         let marked = if start == Start::Unsettled && self.names.columns.sent_at.is_some() {
             folded_sql("start.delivered")
         } else {
             "'{}'".to_owned()
         };
+        // Numbers are drawn a second time: that is what a reset is for, as far as anybody can tell, unless somebody
+        // else has found out before and made all ledgers void. What others have recorded is worth no more then.
         format!(
             "WITH start AS MATERIALIZED (SELECT ({delivered}) AS delivered), \
-             home AS (UPDATE {schema}outbox_source SET table_name = {qualified}, \
+             known AS MATERIALIZED (SELECT coalesce({last_value} < {highest}, false) OR EXISTS \
+             (SELECT FROM {schema}outbox_source AS home WHERE (relay, source) = ($1, $2) \
+             AND {same_table} AND {same_sequence}) AS anew), \
+             voided AS (UPDATE {schema}outbox_source AS home SET sequence_filenode = {VOID} FROM known \
+             WHERE known.anew AND {same_table} AND {same_sequence} AND (relay, source) <> ($1, $2) \
+             RETURNING home.relay, home.source), \
+             fenced AS (UPDATE {schema}outbox_ledger AS theirs SET token = gen_random_uuid() FROM voided \
+             WHERE (theirs.relay, theirs.source) = (voided.relay, voided.source)), \
+             own AS (UPDATE {schema}outbox_source SET table_name = {qualified}, table_oid = {oid}, \
              sequence_filenode = pg_relation_filenode({sequence}), deleted = '{{}}', \
              marked = {marked} FROM start WHERE (relay, source) = ($1, $2)) \
              UPDATE {schema}outbox_ledger AS ledger SET delivered = start.delivered, closed = '{{}}', \
              token = $3, updated_at = now() FROM start WHERE (relay, source) = ($1, $2) \
              RETURNING sink, ledger.delivered::text AS delivered",
-            delivered = self.delivered_at_start(start),
+            last_value = last_value_sql(&self.names),
+            highest = highest_sql(&self.names),
+            same_table = same_table_sql(&self.names),
+            same_sequence = same_sequence_sql(&self.names),
             schema = self.names.schema,
             qualified = self.names.qualified(),
+            oid = self.names.oid(),
             sequence = self.names.sequence(),
         )
     }
@@ -109,11 +147,13 @@ impl Bookkeeping for Postgres {
             "SELECT entry.*, lease.owner, coalesce(lease.token <> entry.token, false) AS changed FROM \
              (SELECT relay, source, ledger.sink, ledger.token, ledger.delivered::text AS delivered, \
              (extract(epoch FROM ledger.updated_at) * 1000000)::int8 AS updated_at, \
-             home.sequence_filenode <> pg_relation_filenode({sequence}) AS stale \
+             home.sequence_filenode <> pg_relation_filenode({sequence}) \
+             OR coalesce(upper(ledger.delivered) - 1 > {last_value}, false) AS stale \
              FROM {ledgers}) AS entry \
              LEFT JOIN {schema}outbox_lease AS lease ON (lease.relay, lease.source) = (entry.relay, entry.source) \
              AND lease.expires_at > clock_timestamp() ORDER BY entry.relay, entry.source, entry.sink",
             sequence = self.names.sequence(),
+            last_value = last_value_sql(&self.names),
             schema = self.names.schema,
         );
         let mut entries = Vec::new();
@@ -146,9 +186,11 @@ impl Bookkeeping for Postgres {
     async fn reset(&self, start: Start) -> Result<Vec<(String, RangeSet)>, SourceError> {
         // Inspected anew: the table may be another by now.
         self.inspect_now().await?;
+        // Before anything is locked: the table may be large.
+        let starts = self.look_up(&[start]).await?;
         let mut link = self.link.lock().await;
         let mut connection = link.checkout(RESET).await?;
-        let reset = self.reset_in(&mut connection, start);
+        let reset = self.reset_in(&mut connection, start, &starts);
         let ledgers = limited(RESET, reset).await?;
         link.give_back(connection);
         Ok(ledgers)

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
+use super::homes::same_table_sql;
 use super::link::{BEGIN, limited};
-use super::settle::same_table_sql;
 use super::sql::{self, Names};
 use super::{Postgres, sql::quoted};
 use crate::event::{Event, Payload};

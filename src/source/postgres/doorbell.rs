@@ -7,17 +7,23 @@
 //! Nothing is missed at the edge: to fall asleep the relay must get the lock alone, which it can't while a
 //! writer that shared it is still in flight; and once it has it, every pipeline reads once more.
 //!
-//! Lock and LISTEN live on one session, used for nothing else and never inside a transaction.
+//! Lock and LISTEN live on one session (`session`), used for nothing else and never inside a transaction.
+//!
+//! A queue of notifications that is full makes the commits of writers who ring fail, whoever's listener doesn't drain
+//! it: long before that the relay stays awake, and nobody rings.
+
+mod pooler;
+mod session;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::postgres::PgConnectOptions;
 use tokio::time::Instant;
 
-use super::link::Link;
-use super::sql::{self, Names};
+use self::pooler::refuse_pooler;
+use self::session::Session;
+use super::sql::Names;
 use crate::backoff::Backoff;
 use crate::error::chain;
 use crate::source::SourceError;
@@ -37,7 +43,7 @@ const LONGEST_ARMING_PAUSE: Duration = Duration::from_millis(250);
 /// How often the lock is tried while another relay holds it.
 const OTHER_RELAY_PAUSE: Duration = Duration::from_millis(50);
 
-/// How often a sleeping session proves that its connection is alive.
+/// How often a sleeping session looks at the queue of notifications, and proves that its connection is alive.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How often pipelines read at least while there is no session.
@@ -49,13 +55,14 @@ const POOLER_PAUSE: Duration = Duration::from_secs(60);
 /// How long a statement on the session may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a notification that the relay sends itself may take.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The second key of the advisory lock; the first is the table's OID.
-const LOCK_KEY: i32 = 1;
-
 const PROBE: &str = "cannot try the doorbell";
+
+/// From what share of the server's queue of notifications on writers are not to ring, and below which they may again.
+const QUEUE_BOUND: f64 = 0.5;
+const QUEUE_CALM: f64 = 0.4;
+
+/// How often a queue that is too full is looked at; the table is polled at the same pace.
+const QUEUE_PAUSE: Duration = Duration::from_millis(250);
 
 /// The doorbell of one source.
 #[derive(Debug)]
@@ -86,12 +93,6 @@ enum Lost {
     Database(#[from] sqlx::Error),
     #[error(transparent)]
     Source(#[from] SourceError),
-}
-
-/// One session: LISTEN, the lock, and the table's OID by which both go.
-struct Session {
-    listener: PgListener,
-    oid: i64,
 }
 
 impl Doorbell {
@@ -176,12 +177,21 @@ impl Doorbell {
     async fn arm(&mut self, session: &mut Session) -> Result<(), Lost> {
         let mut pause = FIRST_ARMING_PAUSE;
         let mut told = false;
-        if session.resolve(&self.names).await? != session.oid {
-            // The table was made anew: its writers ring elsewhere.
-            return Err(Lost::Gap);
-        }
-        while !session.try_lock().await? {
-            if session.is_armed_by_another().await? {
+        let mut crowded = false;
+        loop {
+            let standing = session.standing(&self.names).await?;
+            if !session.is_of(&standing) {
+                // The table was made anew: its writers ring elsewhere.
+                return Err(Lost::Gap);
+            }
+            if is_crowded(standing.queue_usage, crowded) {
+                pause = QUEUE_PAUSE;
+                if !std::mem::replace(&mut crowded, true) {
+                    self.warn_of_queue(standing.queue_usage);
+                }
+            } else if session.try_lock().await? {
+                break;
+            } else if session.is_armed_by_another().await? {
                 pause = OTHER_RELAY_PAUSE;
                 if !std::mem::replace(&mut told, true) {
                     tracing::warn!(
@@ -203,13 +213,27 @@ impl Doorbell {
             }
             pause = (pause * 2).min(LONGEST_ARMING_PAUSE);
         }
+        if crowded {
+            self.ringer.set_trouble(None);
+            tracing::info!("the queue of notifications has room again, writers ring");
+        }
         self.ringer.tell(Waiting::Armed {
             since: Instant::now(),
         });
         Ok(())
     }
 
-    /// Until a writer rings, or a pipeline finds something that was committed before.
+    fn warn_of_queue(&self, usage: f64) {
+        let percent = usage * 100.0;
+        let trouble = format!(
+            "the server's queue of notifications is {percent:.0} % full, and commits that notify fail when it is \
+             full: end the listener that holds it up (the oldest `backend_xmin` or `xact_start` in pg_stat_activity)"
+        );
+        tracing::warn!(trouble, "writers are not to ring, the table is polled");
+        self.ringer.set_trouble(Some(trouble));
+    }
+
+    /// Until a writer rings, a pipeline finds something that was committed before, or ringing would do harm.
     async fn sleep(&mut self, session: &mut Session) -> Result<(), Lost> {
         loop {
             tokio::select! {
@@ -219,121 +243,11 @@ impl Doorbell {
                 () = self.ringer.activity() => return Ok(()),
                 () = tokio::time::sleep(PING_INTERVAL) => {}
             }
-            session.one("SELECT true AS answer".into()).await?;
+            // Also proves that the connection is alive.
+            if is_crowded(session.standing(&self.names).await?.queue_usage, false) {
+                return Ok(());
+            }
         }
-    }
-}
-
-impl Session {
-    async fn open(options: &PgConnectOptions, names: &Names) -> Result<Self, Lost> {
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(ANSWER_TIMEOUT)
-            .connect_lazy_with(options.clone());
-        let mut listener = PgListener::connect_with(&pool).await?;
-        // The server must notice soon that a relay has vanished: its lock makes every writer ring.
-        let limits = "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; \
-                      SET tcp_keepalives_count = 3; SET tcp_user_timeout = 10000";
-        sqlx::raw_sql(limits).execute(&mut listener).await?;
-        let mut session = Self { listener, oid: 0 };
-        session.oid = session.resolve(names).await?;
-        let channel = session.channel();
-        session.listener.listen(&channel).await?;
-        Ok(session)
-    }
-
-    fn channel(&self) -> String {
-        format!("outbox_relay_{}", self.oid)
-    }
-
-    /// The keys of the advisory lock: an OID above 2^31 is a negative key.
-    fn lock_keys(&self) -> String {
-        format!("{}::oid::int4, {LOCK_KEY}", self.oid)
-    }
-
-    async fn resolve(&mut self, names: &Names) -> Result<i64, Lost> {
-        let sql = format!(
-            "SELECT to_regclass({})::oid::int8 AS answer",
-            names.table_literal()
-        );
-        let row = self.answer(sql).await?;
-        row.try_get::<Option<i64>, _>("answer")?
-            .ok_or(Lost::NoTable)
-    }
-
-    async fn try_lock(&mut self) -> Result<bool, Lost> {
-        self.one(format!(
-            "SELECT pg_try_advisory_lock({}) AS answer",
-            self.lock_keys()
-        ))
-        .await
-    }
-
-    async fn disarm(&mut self) -> Result<(), Lost> {
-        self.one(format!(
-            "SELECT pg_advisory_unlock({}) AS answer",
-            self.lock_keys()
-        ))
-        .await?;
-        Ok(())
-    }
-
-    /// Whether somebody else holds the lock alone: a writer shares it.
-    async fn is_armed_by_another(&mut self) -> Result<bool, Lost> {
-        let sql = format!(
-            "SELECT EXISTS (SELECT FROM ({}) AS holder) AS answer",
-            self.holders_sql()
-        );
-        self.one(sql).await
-    }
-
-    /// Ends the sessions of those who held the lease before: one that hangs while armed makes every writer ring.
-    async fn evict(&mut self, session_name: &str) -> Result<(), Lost> {
-        let sql = format!(
-            "SELECT coalesce(bool_or(pg_terminate_backend(activity.pid)), false) AS answer \
-             FROM pg_stat_activity AS activity JOIN ({}) AS holder USING (pid) \
-             WHERE activity.application_name = {}",
-            self.holders_sql(),
-            sql::literal(session_name),
-        );
-        if self.one(sql).await? {
-            tracing::warn!(
-                "the doorbell of the former holder of the lease was still armed, its session was ended"
-            );
-        }
-        Ok(())
-    }
-
-    fn holders_sql(&self) -> String {
-        format!(
-            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = {}::oid AND objid = {LOCK_KEY} \
-             AND objsubid = 2 AND mode = 'ExclusiveLock' AND granted AND pid <> pg_backend_pid() \
-             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-            self.oid
-        )
-    }
-
-    /// Notifies itself from another session.
-    async fn probe(&mut self, options: &PgConnectOptions) -> Result<(), Lost> {
-        let mut link = Link::new(options.clone());
-        let sql = format!("SELECT pg_notify('{}', '')", self.channel());
-        link.query(PROBE, sql, |_| Ok(())).await?;
-        link.close().await;
-        match tokio::time::timeout(PROBE_TIMEOUT, self.listener.try_recv()).await {
-            Ok(received) => received?.map(drop).ok_or(Lost::Gap),
-            Err(_elapsed) => Err(Lost::Deaf),
-        }
-    }
-
-    async fn one(&mut self, sql: String) -> Result<bool, Lost> {
-        Ok(self.answer(sql).await?.try_get("answer")?)
-    }
-
-    async fn answer(&mut self, sql: String) -> Result<sqlx::postgres::PgRow, Lost> {
-        let answer = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(&mut self.listener);
-        Ok(tokio::time::timeout(ANSWER_TIMEOUT, answer)
-            .await
-            .map_err(|_| Lost::Silent)??)
     }
 }
 
@@ -344,34 +258,23 @@ fn hash(relay: &str, source: &str) -> u64 {
     hasher.finish()
 }
 
-/// Finds out whether a pooler hands out one server connection to several clients: LISTEN and the lock would then
-/// stay behind with somebody else's session. Two clients of a pooler meet on one backend, or one client is moved
-/// to another while the first is busy; without a pooler neither can happen.
-async fn refuse_pooler(options: &PgConnectOptions) -> Result<(), Lost> {
-    let (mut first, mut second) = (Link::new(options.clone()), Link::new(options.clone()));
-    let before = backend(&mut first, "").await?;
-    let other = backend(&mut second, "BEGIN; ").await?;
-    let after = backend(&mut first, "").await?;
-    second.query(PROBE, "ROLLBACK".into(), |_| Ok(())).await?;
-    first.close().await;
-    second.close().await;
-    if before == other || before != after {
-        return Err(Lost::Pooler);
-    }
-    Ok(())
+/// Whether the queue of notifications is too full for writers to ring; `crowded`: whether it was just now.
+fn is_crowded(usage: f64, crowded: bool) -> bool {
+    usage >= if crowded { QUEUE_CALM } else { QUEUE_BOUND }
 }
 
-/// The backend that executes a statement.
-async fn backend(link: &mut Link, prelude: &str) -> Result<i32, SourceError> {
-    let mut pid = 0;
-    link.query(
-        PROBE,
-        format!("{prelude}SELECT pg_backend_pid() AS pid"),
-        |row| {
-            pid = row.try_get("pid")?;
-            Ok(())
-        },
-    )
-    .await?;
-    Ok(pid)
+#[cfg(test)]
+mod tests {
+    use super::is_crowded;
+
+    #[test]
+    fn writers_ring_only_while_the_queue_is_at_most_half_full() {
+        let seen = [0.0, 0.49, 0.5, 0.45, 0.4, 0.39, 0.45, 1.0];
+        let crowded = seen.iter().scan(false, |crowded, usage| {
+            *crowded = is_crowded(*usage, *crowded);
+            Some(*crowded)
+        });
+        let expected = [false, false, true, true, true, false, false, true];
+        assert_eq!(crowded.collect::<Vec<_>>(), expected);
+    }
 }

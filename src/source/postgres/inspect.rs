@@ -21,6 +21,8 @@ const OLDEST_SERVER: i32 = 140_001;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Facts {
     pub(super) payload: PayloadType,
+    /// The database takes any bytes as text.
+    pub(super) any_bytes: bool,
 }
 
 /// Inspects the tables.
@@ -45,7 +47,10 @@ pub(super) async fn inspect(
         )));
     }
     let found = columns_of(link, names).await?;
-    check_columns(&found, names, columns).map(|payload| Facts { payload })
+    check_columns(&found, names, columns).map(|payload| Facts {
+        payload,
+        any_bytes: table.any_bytes,
+    })
 }
 
 /// The table as it is; `None` if there is none.
@@ -76,6 +81,7 @@ pub(super) struct Table {
     ledgers_elsewhere: bool,
     server_version: i32,
     in_recovery: bool,
+    any_bytes: bool,
     kind: String,
     persistence: String,
     in_a_tree: bool,
@@ -93,7 +99,8 @@ fn table_sql(names: &Names, columns: &Columns) -> String {
         "SELECT current_setting('server_version_num')::int4 AS server_version, \
          format('%I.%I', n.nspname, c.relname) AS name, \
          coalesce((SELECT l.relnamespace <> c.relnamespace FROM pg_class l \
-         WHERE l.oid = to_regclass({ledger})), false) AS ledgers_elsewhere, pg_is_in_recovery() AS in_recovery, c.relkind::text AS kind, c.relpersistence::text AS persistence, \
+         WHERE l.oid = to_regclass({ledger})), false) AS ledgers_elsewhere, pg_is_in_recovery() AS in_recovery, \
+         getdatabaseencoding() = 'SQL_ASCII' AS any_bytes, c.relkind::text AS kind, c.relpersistence::text AS persistence, \
          c.relispartition OR EXISTS (SELECT FROM pg_inherits i WHERE c.oid IN (i.inhrelid, i.inhparent)) \
          AS in_a_tree, row_security_active(c.oid) AS row_security, \
          EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srrelid = c.oid) AS subscribed, \
@@ -122,6 +129,7 @@ impl Table {
             ledgers_elsewhere: row.try_get("ledgers_elsewhere")?,
             server_version: row.try_get("server_version")?,
             in_recovery: row.try_get("in_recovery")?,
+            any_bytes: row.try_get("any_bytes")?,
             kind: row.try_get("kind")?,
             persistence: row.try_get("persistence")?,
             in_a_tree: row.try_get("in_a_tree")?,

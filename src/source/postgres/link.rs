@@ -19,12 +19,25 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// gone, and one more would wait with each new attempt.
 const SERVER_TIMEOUT: &str = "25s";
 
+/// Settings of each session, whatever the role or the database has been given.
+const SETTINGS: [(&str, &str); 5] = [
+    ("statement_timeout", SERVER_TIMEOUT),
+    // The compiler costs more than it saves on any of our statements.
+    ("jit", "off"),
+    // How rows come, and are read.
+    ("bytea_output", "hex"),
+    // A connection waits for its next event for as long as that takes.
+    ("idle_session_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+];
+
 /// Begins a transaction whose statements the server ends in time, behind a pooler too.
 pub(super) const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = '25s'";
 
 /// What stands before a message where a pooler refuses settings of the session. It is part of the message's
 /// transaction and ends with it.
-const LOCAL_SETTINGS: &str = "SET LOCAL statement_timeout = '25s'; SET LOCAL jit = off; ";
+const LOCAL_SETTINGS: &str =
+    "SET LOCAL statement_timeout = '25s'; SET LOCAL jit = off; SET LOCAL bytea_output = 'hex'; ";
 
 /// A connection of one task's own. Whatever fails, the connection is dropped with it: its state is unknown.
 #[derive(Debug)]
@@ -71,8 +84,7 @@ impl Link {
 
     async fn connect(&mut self) -> Result<PgConnection, sqlx::Error> {
         if !self.pooled {
-            // The compiler costs more than it saves on any of our statements.
-            let settings = [("statement_timeout", SERVER_TIMEOUT), ("jit", "off")];
+            let settings = SETTINGS.iter().copied();
             match self.options.clone().options(settings).connect().await {
                 Err(error) if is_refused_setting(&error) => self.pooled = true,
                 result => return result,
@@ -92,6 +104,18 @@ impl Link {
         &mut self,
         action: &'static str,
         sql: String,
+        take: impl FnMut(PgRow) -> Result<(), sqlx::Error> + Send,
+    ) -> Result<(), SourceError> {
+        self.query_within(STATEMENT_TIMEOUT, action, sql, take)
+            .await
+    }
+
+    /// The same for a message that may take longer, and says so to the server itself.
+    pub(super) async fn query_within(
+        &mut self,
+        limit: Duration,
+        action: &'static str,
+        sql: String,
         mut take: impl FnMut(PgRow) -> Result<(), sqlx::Error> + Send,
     ) -> Result<(), SourceError> {
         let mut connection = self.checkout(action).await?;
@@ -100,7 +124,7 @@ impl Link {
         } else {
             sql
         };
-        limited(action, async {
+        within(limit, action, async {
             let mut rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch(&mut connection);
             while let Some(row) = rows.try_next().await? {
                 take(row)?;
@@ -128,9 +152,17 @@ pub(super) async fn limited<T>(
     action: &'static str,
     work: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, SourceError> {
-    tokio::time::timeout(STATEMENT_TIMEOUT, work)
+    within(STATEMENT_TIMEOUT, action, work).await
+}
+
+async fn within<T>(
+    limit: Duration,
+    action: &'static str,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, SourceError> {
+    tokio::time::timeout(limit, work)
         .await
-        .map_err(|_| timed_out(action, STATEMENT_TIMEOUT))?
+        .map_err(|_| timed_out(action, limit))?
         .map_err(|error| failed(action, error))
 }
 

@@ -3,6 +3,7 @@
 //! Every statement that runs often stands on its own: no session state, no named prepared statement, so that a
 //! pooler in transaction mode is as good as a direct connection (with `mode = "poll"`).
 
+mod acquisition;
 mod adopt;
 mod bookkeeping;
 mod columns;
@@ -10,6 +11,7 @@ mod dead_letters;
 mod doorbell;
 mod holders;
 mod holes;
+mod homes;
 mod inspect;
 mod lease;
 mod link;
@@ -20,6 +22,7 @@ mod replay;
 mod rows;
 mod settle;
 mod sql;
+mod starts;
 mod store;
 mod writer;
 
@@ -40,7 +43,9 @@ use self::inspect::Facts;
 use self::link::Link;
 use self::settle::PostgresSettler;
 use self::sql::Names;
+use self::starts::Starts;
 use super::bell::Bell;
+use super::bookkeeping::LedgerName;
 use super::overview::Overview;
 use super::{
     Grant, LeaseId, LedgerStore, Reader, Settler, SinkStart, Source, SourceError, StoredLedger,
@@ -76,6 +81,8 @@ pub struct Postgres {
     /// For the lease. Readers and ledger stores have connections of their own.
     link: Mutex<Link>,
     facts: Mutex<Option<Arc<Facts>>>,
+    /// For the next acquisition.
+    starts: Mutex<Starts>,
 }
 
 impl Postgres {
@@ -106,7 +113,13 @@ impl Postgres {
             link: Mutex::new(Link::new(options.clone())),
             options,
             facts: Mutex::new(None),
+            starts: Mutex::default(),
         })
+    }
+
+    /// Whether no row is ever marked or deleted.
+    fn keeps_everything(&self) -> bool {
+        self.after_delivery == config::AfterDelivery::Keep && self.retention.is_none()
     }
 
     /// The condition that selects this source's row in the relay's tables.
@@ -141,6 +154,12 @@ impl Source for Postgres {
         self.inspect_now().await.map(drop)
     }
 
+    async fn prepare(&self, sinks: &[SinkStart]) -> Result<(), SourceError> {
+        let starts = self.starts_before_lease(sinks).await?;
+        *self.starts.lock().await = starts;
+        Ok(())
+    }
+
     async fn acquire(&self, sinks: &[SinkStart]) -> Result<Option<Grant>, SourceError> {
         self.try_acquire(sinks).await
     }
@@ -159,14 +178,6 @@ impl Source for Postgres {
         sink: &SinkStart,
     ) -> Result<Option<StoredLedger>, SourceError> {
         self.try_join(lease, sink).await
-    }
-
-    async fn reclaim(
-        &self,
-        lease: &LeaseId,
-        sink: &str,
-    ) -> Result<Option<StoredLedger>, SourceError> {
-        self.try_reclaim(lease, sink).await
     }
 
     async fn reader(
@@ -213,8 +224,15 @@ impl Source for Postgres {
         self.count_dead_letters().await.map(Some)
     }
 
+    async fn abandoned(&self) -> Result<Vec<LedgerName>, SourceError> {
+        if self.keeps_everything() {
+            return Ok(Vec::new());
+        }
+        self.find_abandoned().await
+    }
+
     async fn settler(&self, lease: &LeaseId) -> Result<Option<Box<dyn Settler>>, SourceError> {
-        if self.after_delivery == config::AfterDelivery::Keep && self.retention.is_none() {
+        if self.keeps_everything() {
             return Ok(None);
         }
         Ok(Some(Box::new(PostgresSettler::new(settle::Task {

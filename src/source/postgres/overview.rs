@@ -7,14 +7,20 @@ use chrono::{DateTime, Utc};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
+use super::Postgres;
+use super::homes::ledgers_sql;
 use super::link::Link;
-use super::{Postgres, sql};
+use super::sql::{self, micros};
 use crate::ledger::RangeSet;
 use crate::source::SourceError;
+use crate::source::bookkeeping::LedgerName;
 use crate::source::overview::{LeaseHolder, LedgerOverview, MAX_COUNTED, OldestPending, Overview};
 
 const LOOK: &str = "cannot look at the tables";
 const COUNT: &str = "cannot count the dead letters";
+
+/// As many ledgers that no relay keeps are named at a time.
+const MAX_ABANDONED: usize = 100;
 
 impl Postgres {
     pub(super) async fn look(&self) -> Result<Overview, SourceError> {
@@ -45,6 +51,30 @@ impl Postgres {
         let counts = self.letters(&mut link).await?;
         link.close().await;
         Ok(counts)
+    }
+
+    pub(super) async fn find_abandoned(&self) -> Result<Vec<LedgerName>, SourceError> {
+        let sql = format!(
+            "SELECT relay, source, ledger.sink FROM {ledgers} AND NOT ({key}) AND NOT EXISTS \
+             (SELECT FROM {schema}outbox_lease AS lease WHERE (lease.relay, lease.source) = (home.relay, home.source) \
+             AND lease.expires_at > clock_timestamp()) ORDER BY relay, source, ledger.sink LIMIT {MAX_ABANDONED}",
+            ledgers = ledgers_sql(&self.names),
+            key = self.key_sql(),
+            schema = self.names.schema,
+        );
+        let mut link = Link::new(self.options.clone());
+        let mut abandoned = Vec::new();
+        link.query(LOOK, sql, |row| {
+            abandoned.push(LedgerName {
+                relay: row.try_get("relay")?,
+                source: row.try_get("source")?,
+                sink: row.try_get("sink")?,
+            });
+            Ok(())
+        })
+        .await?;
+        link.close().await;
+        Ok(abandoned)
     }
 
     /// By the index of the unique key, whose first columns are these.
@@ -119,11 +149,6 @@ impl Postgres {
 
 /// One more than is counted tells whether there are more.
 const LIMIT: u64 = MAX_COUNTED + 1;
-
-/// A time as microseconds, like those of events; NULL if it is infinite.
-fn micros(time: &str) -> String {
-    format!("CASE WHEN isfinite({time}) THEN (extract(epoch FROM {time}) * 1000000)::int8 END")
-}
 
 fn home(row: &PgRow) -> Result<Overview, sqlx::Error> {
     let owner: Option<String> = row.try_get("owner")?;

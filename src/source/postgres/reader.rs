@@ -3,21 +3,24 @@
 //! If the limit applied to one side, or the sides were read one after the other, a transaction that was held
 //! open and its successor on the same key could be delivered in the wrong order.
 
+mod answer;
+mod statement;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::Row as _;
-use sqlx::postgres::{PgConnectOptions, PgRow};
+use sqlx::postgres::PgConnectOptions;
 use tokio::time::Instant;
 
-use super::holders::{ended_sql, holder, holders_sql};
+use self::answer::Rows;
+use super::holders::{holder, holders_sql};
 use super::holes::{Holes, MAX_HOLES, Question};
+use super::homes::void_sql;
 use super::inspect::Facts;
 use super::link::Link;
-use super::rows;
 use super::sql::{self, Names};
-use crate::event::Event;
 use crate::ledger::RangeSet;
 use crate::sabotage::{self, Sabotage};
 use crate::source::{Batch, Fetched, LeaseId, Reader, SourceError};
@@ -67,19 +70,6 @@ pub(super) struct Task<'a> {
     pub(super) wait_for_flush: bool,
 }
 
-/// The rows of one read, cut off where they exceed the bytes.
-#[derive(Default)]
-struct Rows {
-    events: Vec<Arc<Event>>,
-    /// Whether the server is still the one of the lease.
-    unchanged: bool,
-    /// Whether a transaction has ended that may own a hole which was not looked up.
-    ended: bool,
-    last_value: i64,
-    weight: usize,
-    cut_off: bool,
-}
-
 impl PostgresReader {
     pub(super) fn new(task: Task<'_>) -> Self {
         /// `seq` is drawn from a sequence that starts at 1.
@@ -114,7 +104,7 @@ impl PostgresReader {
             })
             .await?;
         if !unchanged {
-            return Err(SourceError::Changed);
+            return Err(self.changed().await?);
         }
         self.holes.listed(holders, Instant::now());
         Ok(())
@@ -133,90 +123,6 @@ impl PostgresReader {
             .query(READ, sql, |row| rows.take(&row, payload, bytes))
             .await?;
         Ok(rows)
-    }
-
-    /// One statement, one snapshot: the facts about the server, and the rows if they are to be believed.
-    fn read_sql(&self, question: &Question, limit: usize) -> String {
-        let (young_only, ended) = match question {
-            Question::All => (false, "false".to_owned()),
-            Question::YoungUnlessEnded(xids) => (true, ended_sql(xids)),
-        };
-        let ranges: Vec<(i64, i64)> = self.holes.ranges(young_only).collect();
-        let names = &self.names;
-        let (table, seq, event) = (&names.table, &names.columns.seq, &names.columns.event);
-        let mut parts = Vec::new();
-        if !ranges.is_empty() {
-            // Each range is an index scan of its own on the primary key.
-            let firsts = sql::int8_array(ranges.iter().map(|(first, _)| *first));
-            let ends = sql::int8_array(ranges.iter().map(|(_, end)| *end));
-            parts.push(format!(
-                "(SELECT hole.* FROM unnest({firsts}, {ends}) AS range (first, past) CROSS JOIN LATERAL \
-                 (SELECT {event} FROM {table} WHERE {seq} >= range.first AND {seq} < range.past \
-                 ORDER BY {seq} LIMIT {limit}) AS hole ORDER BY seq LIMIT {limit})"
-            ));
-        }
-        if self.holes.len() >= MAX_HOLES {
-            // Reading forward stops.
-            parts.push(format!("(SELECT {event} FROM {table} WHERE false)"));
-        } else {
-            parts.push(format!(
-                "(SELECT {event} FROM {table} WHERE {seq} > {} ORDER BY {seq} LIMIT {limit})",
-                self.cursor
-            ));
-        }
-        #[cfg(feature = "sabotage")]
-        sabotage::read_apart(&mut parts);
-        let merged = parts.join(" UNION ALL ");
-
-        let rows = format!("SELECT * FROM ({merged}) AS merged ORDER BY seq LIMIT {limit}");
-        self.framed(&rows, &ended)
-    }
-
-    /// The facts about the server beside `rows`, and `rows` only if they are to be believed: one row at least,
-    /// whose event columns are NULL if there is no event.
-    fn framed(&self, rows: &str, ended: &str) -> String {
-        format!(
-            "SELECT fact.unchanged, fact.ended, fact.last_value, event.seq, event.id, event.event_type, \
-             event.aggregate_type, event.aggregate_id, event.payload, event.headers, \
-             CASE WHEN isfinite(event.created_at) \
-             THEN (extract(epoch FROM event.created_at) * 1000000)::int8 END AS created_at \
-             FROM ({facts}) AS fact \
-             LEFT JOIN ({rows}) AS event ON fact.unchanged AND NOT fact.ended ORDER BY event.seq",
-            facts = self.facts_sql(ended),
-        )
-    }
-
-    /// Whether server, table and sequence are still those of the lease, and how far the sequence has come. A
-    /// sequence behind the cursor has been set back: what it draws next would never be read.
-    fn facts_sql(&self, ended: &str) -> String {
-        format!(
-            "SELECT {unchanged} AND pg_relation_filenode(own.sequence)::int8 = {filenode} \
-             AND {not_behind} AS unchanged, {ended} AS ended, own.last_value \
-             FROM (SELECT sequence, coalesce(pg_sequence_last_value(sequence), 0) AS last_value \
-             FROM (SELECT {sequence} AS sequence OFFSET 0) AS named OFFSET 0) AS own",
-            unchanged = self.names.unchanged(&self.lease),
-            filenode = self.lease.sequence_filenode,
-            not_behind = if sabotage::is_on(Sabotage::LongMemory) {
-                "true".to_owned()
-            } else {
-                format!("own.last_value >= {}", self.cursor)
-            },
-            sequence = self.names.sequence(),
-        )
-    }
-
-    /// The rows of ranges of `seq`, each an index scan of its own on the primary key.
-    fn look_again_sql(&self, closed: &RangeSet) -> String {
-        let (table, seq) = (&self.names.table, &self.names.columns.seq);
-        format!(
-            "SELECT fact.unchanged, late.seq FROM (SELECT {unchanged} AS unchanged) AS fact LEFT JOIN \
-             (SELECT event.seq FROM unnest({firsts}, {ends}) AS range (first, past) CROSS JOIN LATERAL \
-             (SELECT {seq} AS seq FROM {table} WHERE {seq} >= range.first AND {seq} < range.past \
-             ORDER BY {seq} LIMIT {MAX_HOLES}) AS event) AS late ON fact.unchanged",
-            unchanged = self.names.unchanged_with_sequence(&self.lease),
-            firsts = sql::int8_array(closed.iter().map(|(first, _)| first)),
-            ends = sql::int8_array(closed.iter().map(|(_, end)| end)),
-        )
     }
 
     /// Takes the rows of a read in: moves the cursor, opens new holes, splits and closes old ones.
@@ -272,6 +178,19 @@ impl PostgresReader {
         self.link.query(FLUSH_WAL, sql.into(), |_| Ok(())).await
     }
 
+    /// The source is another. If its sequence was set back, the database is told: the stored ledgers may not reach as
+    /// far as the cursor, and nobody would notice again.
+    async fn changed(&mut self) -> Result<SourceError, SourceError> {
+        let highest = format!(
+            "{cursor} AND {unchanged}",
+            cursor = self.cursor,
+            unchanged = self.names.unchanged_with_sequence(&self.lease),
+        );
+        let sql = void_sql(&self.names, &highest);
+        self.link.query(READ, sql, |_| Ok(())).await?;
+        Ok(SourceError::Changed)
+    }
+
     fn warn_if_full(&mut self) {
         let now = Instant::now();
         if self.holes.len() < MAX_HOLES || self.warned_at.is_some_and(|at| now - at < WARN_INTERVAL)
@@ -309,7 +228,7 @@ impl PostgresReader {
             rows = self.query(&question, limit, bytes).await?;
         }
         if !rows.unchanged {
-            return Err(SourceError::Changed);
+            return Err(self.changed().await?);
         }
         self.evidence_of = self.link.generation();
         if self.wait_for_flush && !rows.events.is_empty() {
@@ -347,7 +266,7 @@ impl Reader for PostgresReader {
             .query(READ, sql, |row| rows.take(&row, payload, bytes))
             .await?;
         if !rows.unchanged {
-            return Err(SourceError::Changed);
+            return Err(self.changed().await?);
         }
         let covered = if rows.cut_off {
             rows.events.last().map_or(i64::MIN, |e| e.seq)
@@ -407,7 +326,7 @@ impl Reader for PostgresReader {
             .await?;
         match answer {
             (true, last_value) => Ok(self.unread_up_to(last_value)),
-            (false, _) => Err(SourceError::Changed),
+            (false, _) => Err(self.changed().await?),
         }
     }
 
@@ -421,36 +340,6 @@ impl Reader for PostgresReader {
 
     fn holes(&self) -> usize {
         self.holes.len()
-    }
-}
-
-impl Rows {
-    /// Takes one row. Rows beyond `bytes` are thrown away as they arrive, so that memory stays bounded
-    /// whatever their size; the first is always kept.
-    fn take(
-        &mut self,
-        row: &PgRow,
-        payload: rows::PayloadType,
-        bytes: usize,
-    ) -> Result<(), sqlx::Error> {
-        // NULL where the sequence is gone.
-        self.unchanged = row
-            .try_get::<Option<bool>, _>("unchanged")?
-            .unwrap_or(false);
-        self.ended = row.try_get("ended")?;
-        self.last_value = row.try_get("last_value")?;
-        if self.cut_off || row.try_get::<Option<i64>, _>("seq")?.is_none() {
-            return Ok(());
-        }
-        let event = rows::event(row, payload)?;
-        let weight = event.weight();
-        if !self.events.is_empty() && self.weight + weight > bytes {
-            self.cut_off = true;
-            return Ok(());
-        }
-        self.weight += weight;
-        self.events.push(Arc::new(event));
-        Ok(())
     }
 }
 

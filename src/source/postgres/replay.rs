@@ -22,7 +22,7 @@ impl Postgres {
         let key = self.columns.aggregate_id.as_deref().map(quoted);
         format!(
             "SELECT event.{seq} AS seq, {event_type} AS event_type, ({key})::text AS aggregate_id, \
-             CASE WHEN isfinite({created_at}) THEN (extract(epoch FROM {created_at}) * 1000000)::int8 END AS created_at, \
+             {created_at} AS created_at, \
              EXISTS (SELECT FROM {schema}outbox_dead_letter AS letter WHERE {own} AND letter.sink = {sink} \
              AND letter.seq = event.{seq}) AS is_dead \
              FROM {table} AS event WHERE event.{seq} > {after} AND event.{seq} <= {through} \
@@ -30,7 +30,7 @@ impl Postgres {
             seq = columns.seq,
             event_type = quoted(&self.columns.event_type),
             key = key.as_deref().unwrap_or("NULL"),
-            created_at = columns.created_at,
+            created_at = sql::micros(&columns.created_at),
             schema = self.names.schema,
             own = self.key_sql(),
             sink = sql::literal(sink),

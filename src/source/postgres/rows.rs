@@ -2,8 +2,10 @@
 //!
 //! Rows come by the simple protocol and so in text form, which is also how payloads are stored.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
 use sqlx::{Row as _, ValueRef as _};
 
@@ -18,36 +20,66 @@ pub(super) enum PayloadType {
     Binary,
 }
 
-/// The event of a row that has one.
+/// The time of a row whose time no `DateTime` can hold, as the reader's statement tells it: nor can it hold this one.
+pub(super) const NO_TIME: i64 = i64::MIN;
+
+/// The event of a row that has one. What can't be read of it is its [`Event::flaw`] and is replaced: a row
+/// that some writer got wrong must not stop the table.
 pub(super) fn event(row: &PgRow, payload_type: PayloadType) -> Result<Event, sqlx::Error> {
-    let micros: Option<i64> = row.try_get("created_at")?;
-    let headers: Option<&[u8]> = bytes(row, "headers")?;
+    let mut flaws = Vec::new();
+    let event_type = text(row, "event_type", &mut flaws)?;
+    let aggregate_type = text(row, "aggregate_type", &mut flaws)?;
+    let aggregate_id = text(row, "aggregate_id", &mut flaws)?;
+    let headers = text(row, "headers", &mut flaws)?;
+    let created_at = created_at(row, &mut flaws)?;
     Ok(Event {
         seq: row.try_get("seq")?,
         id: row.try_get("id")?,
-        event_type: row.try_get("event_type")?,
-        aggregate_type: row.try_get("aggregate_type")?,
-        aggregate_id: row.try_get("aggregate_id")?,
+        event_type: event_type.unwrap_or_default(),
+        aggregate_type,
+        aggregate_id,
         payload: payload(row, payload_type)?,
-        headers: headers.map(parse_headers).unwrap_or_default(),
-        // A timestamp of infinity has no place on the wire.
-        created_at: micros
-            .and_then(DateTime::from_timestamp_micros)
-            .unwrap_or_default(),
-        flaw: None,
+        headers: headers.map_or_else(Vec::new, |json| parse_headers(json.as_bytes())),
+        created_at,
+        flaw: (!flaws.is_empty()).then(|| format!("the row can't be read: {}", flaws.join(", "))),
     })
 }
 
+/// Text as the program takes it. A database in the encoding SQL_ASCII takes and gives any bytes.
+fn text(row: &PgRow, column: &str, flaws: &mut Vec<String>) -> Result<Option<String>, sqlx::Error> {
+    let Some(bytes) = bytes(row, column)? else {
+        return Ok(None);
+    };
+    let text = String::from_utf8_lossy(bytes);
+    if matches!(text, Cow::Owned(_)) {
+        flaws.push(format!("{column} is not UTF-8"));
+    }
+    Ok(Some(text.into_owned()))
+}
+
+fn created_at(row: &PgRow, flaws: &mut Vec<String>) -> Result<DateTime<Utc>, sqlx::Error> {
+    let micros: Option<i64> = row.try_get("created_at")?;
+    let time = micros.and_then(DateTime::from_timestamp_micros);
+    if micros.is_some() && time.is_none() {
+        flaws.push("created_at is infinite or beyond all calendars".to_owned());
+    }
+    // In an adopted table it may be NULL.
+    Ok(time.unwrap_or_default())
+}
+
 fn payload(row: &PgRow, payload_type: PayloadType) -> Result<Payload, sqlx::Error> {
-    let stored = |column| -> Result<Option<Bytes>, sqlx::Error> {
-        Ok(bytes(row, column)?.map(Bytes::copy_from_slice))
+    let stored = || -> Result<Option<Bytes>, sqlx::Error> {
+        Ok(bytes(row, "payload")?.map(Bytes::copy_from_slice))
     };
     Ok(match payload_type {
-        // A payload of NULL says as much as one of JSON's null.
-        PayloadType::Json => {
-            Payload::Json(stored("payload")?.unwrap_or(Bytes::from_static(b"null")))
-        }
-        PayloadType::Text => Payload::Text(stored("payload")?.unwrap_or_default()),
+        PayloadType::Json => match stored()? {
+            // A payload of NULL says as much as one of JSON's null.
+            None => Payload::Json(Bytes::from_static(b"null")),
+            Some(json) if std::str::from_utf8(&json).is_ok() => Payload::Json(json),
+            // JSON to the database only, where that is in the encoding SQL_ASCII: a format decides what it takes.
+            Some(bytes) => Payload::Text(bytes),
+        },
+        PayloadType::Text => Payload::Text(stored()?.unwrap_or_default()),
         PayloadType::Binary => {
             let decoded: Option<Vec<u8>> = row.try_get("payload")?;
             Payload::Binary(decoded.unwrap_or_default().into())
@@ -55,7 +87,7 @@ fn payload(row: &PgRow, payload_type: PayloadType) -> Result<Payload, sqlx::Erro
     })
 }
 
-/// The text of a column, whatever its type.
+/// The bytes of a column's text, whatever its type.
 fn bytes<'r>(row: &'r PgRow, column: &str) -> Result<Option<&'r [u8]>, sqlx::Error> {
     let value = row.try_get_raw(column)?;
     if value.is_null() {

@@ -2,7 +2,8 @@
 //!
 //! The authority is the intersection of *all* ledgers stored for the table, whatever relay, source or sink they
 //! belong to, never `sent_at`: under a replay or a new sink `sent_at` is still set. A closed hole counts only once
-//! its pipeline has looked into it again (`delivered - closed`); a ledger of another sequence file counts as empty.
+//! its pipeline has looked into it again (`delivered - closed`); a ledger of another sequence file, or one that
+//! reaches above what the sequence has come to, counts as empty.
 //!
 //! Each step is one transaction in one message: it locks out acquisitions (which may store new ledgers), then
 //! locks the ledgers, and only then takes the snapshot that it settles by. So a ledger that a command or a new
@@ -17,6 +18,9 @@ use sqlx::postgres::PgRow;
 use tokio::time::Instant;
 
 use super::dead_letters::held_sql;
+use super::homes::{
+    folded_sql, last_value_sql, ledgers_sql, lock_acquisitions_sql, lock_ledgers_sql, recorded_sql,
+};
 use super::link::Link;
 use super::sql::{self, Names};
 use crate::config::AfterDelivery;
@@ -226,8 +230,10 @@ impl PostgresSettler {
     fn everywhere_sql(&self) -> String {
         format!(
             "SELECT range_intersect_agg(CASE WHEN home.sequence_filenode::int8 = {filenode} \
+             AND NOT coalesce(upper(ledger.delivered) - 1 > {last_value}, false) \
              THEN ledger.delivered - ledger.closed ELSE '{{}}'::int8multirange END) FROM {ledgers}",
             filenode = self.lease.sequence_filenode,
+            last_value = last_value_sql(&self.names),
             ledgers = ledgers_sql(&self.names),
         )
     }
@@ -357,55 +363,4 @@ impl Step {
             covered: sql::ranges(row, "covered")?,
         })
     }
-}
-
-/// Every ledger of the table with its row of `outbox_source`, by the table itself: `outbox` may be stored as
-/// `public.outbox`.
-pub(super) fn ledgers_sql(names: &Names) -> String {
-    format!(
-        "{schema}outbox_source AS home JOIN {schema}outbox_ledger AS ledger USING (relay, source) \
-         WHERE {same_table}",
-        schema = names.schema,
-        same_table = same_table_sql(names),
-    )
-}
-
-pub(super) fn same_table_sql(names: &Names) -> String {
-    let table = names.table_literal();
-    format!("to_regclass(home.table_name) = to_regclass({table})")
-}
-
-/// Everything that whoever settles the table has recorded in `column`, for this sequence.
-pub(super) fn recorded_sql(names: &Names, sequence_filenode: i64, column: &str) -> String {
-    format!(
-        "SELECT coalesce(range_agg(span), '{{}}') FROM {schema}outbox_source AS home, \
-         unnest(home.{column}) AS span WHERE {same_table} \
-         AND home.sequence_filenode::int8 = {sequence_filenode}",
-        schema = names.schema,
-        same_table = same_table_sql(names),
-    )
-}
-
-/// An `int8multirange` expression cut down to its widest ranges, as many as a ledger stores.
-pub(super) fn folded_sql(ranges: &str) -> String {
-    format!(
-        "(SELECT coalesce(range_agg(span), '{{}}') FROM (SELECT span FROM unnest({ranges}) AS span \
-         ORDER BY upper(span) - lower(span) DESC LIMIT {MAX_STORED_RANGES}) AS widest)"
-    )
-}
-
-/// Locks out whoever may store a ledger that is not there yet: an acquisition inserts into `outbox_source` first.
-pub(super) fn lock_acquisitions_sql(names: &Names) -> String {
-    format!(
-        "LOCK TABLE {}outbox_source IN SHARE ROW EXCLUSIVE MODE",
-        names.schema
-    )
-}
-
-/// Locks every ledger of the table against changes; yields no row.
-fn lock_ledgers_sql(names: &Names) -> String {
-    format!(
-        "SELECT FROM (SELECT FROM {} FOR SHARE OF ledger) AS locked HAVING count(*) < 0",
-        ledgers_sql(names)
-    )
 }

@@ -64,6 +64,11 @@ impl Names {
         )
     }
 
+    /// The table's OID, as its name resolves now; NULL if there is none.
+    pub(super) fn oid(&self) -> String {
+        format!("to_regclass({})::oid", self.table_literal())
+    }
+
     /// Whether the server is still the one that granted the lease, and its memory the same: a crash of one
     /// backend makes all of them start anew, which shows in nothing but the emptied unlogged table.
     pub(super) fn unchanged(&self, lease: &LeaseId) -> String {
@@ -78,14 +83,20 @@ impl Names {
         )
     }
 
-    /// The same, and the sequence is the one of the lease; NULL if there is no sequence any more.
+    /// The same, and the sequence is the one of the lease, and the table hides no row; NULL if there is none any more.
     pub(super) fn unchanged_with_sequence(&self, lease: &LeaseId) -> String {
         format!(
-            "({} AND pg_relation_filenode({})::int8 = {})",
+            "({} AND pg_relation_filenode({})::int8 = {} AND {})",
             self.unchanged(lease),
             self.sequence(),
             lease.sequence_filenode,
+            self.all_visible(),
         )
+    }
+
+    /// Whether no row security hides rows of the table from this role, by what holds while the statement runs.
+    pub(super) fn all_visible(&self) -> String {
+        format!("NOT row_security_active({})", self.oid())
     }
 
     /// The table's name as a literal, for `to_regclass`.
@@ -140,6 +151,15 @@ pub(super) fn ranges(row: &PgRow, column: &str) -> Result<RangeSet, sqlx::Error>
         index: column.to_owned(),
         source: error.into(),
     })
+}
+
+/// A time as microseconds since 1970; NULL if no `DateTime` could hold it. That one ends some ten thousand years later.
+pub(super) fn micros(time: &str) -> String {
+    const MAX_SECONDS: i64 = 7_900_000_000_000;
+    format!(
+        "CASE WHEN isfinite({time}) AND abs(extract(epoch FROM {time})) <= {MAX_SECONDS} \
+         THEN (extract(epoch FROM {time}) * 1000000)::int8 END"
+    )
 }
 
 /// An identifier in double quotes.

@@ -151,14 +151,6 @@ impl Source for Sqlite {
         self.try_join(lease, sink).await
     }
 
-    async fn reclaim(
-        &self,
-        lease: &LeaseId,
-        sink: &str,
-    ) -> Result<Option<StoredLedger>, SourceError> {
-        self.try_reclaim(lease, sink).await
-    }
-
     async fn reader(
         &self,
         lease: &LeaseId,

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::super::columns::Column;
 use super::super::holes::MAX_HOLES;
+use super::super::homes::folded_sql;
 use super::super::migrate::{self, sequence_name};
-use super::super::settle::folded_sql;
 use super::super::sql::{Names, literal, quoted};
 use super::published::Published;
 
@@ -221,10 +221,10 @@ impl Plan {
              coalesce(pg_sequence_last_value({sequence}), 0) + 1)) - coalesce((SELECT \
              range_agg(int8range({seq}, {seq}, '[]')) FROM {table} WHERE ({published}) IS NOT TRUE), '{{}}')) \
              AS span ORDER BY upper(span) - lower(span) DESC LIMIT {MAX_FIRST_RANGES}) AS widest) AS ranges),\n\
-             home AS (INSERT INTO {schema}outbox_source AS home (relay, source, table_name, sequence_filenode, \
-             marked) SELECT {relay}, {source}, {qualified}, pg_relation_filenode({sequence}), {marked} \
+             home AS (INSERT INTO {schema}outbox_source AS home (relay, source, table_name, table_oid, \
+             sequence_filenode, marked) SELECT {relay}, {source}, {qualified}, {oid}, pg_relation_filenode({sequence}), {marked} \
              FROM delivered ON CONFLICT (relay, source) DO UPDATE SET table_name = excluded.table_name, \
-             sequence_filenode = excluded.sequence_filenode, deleted = '{{}}', marked = excluded.marked)\n\
+             table_oid = excluded.table_oid, sequence_filenode = excluded.sequence_filenode, deleted = '{{}}', marked = excluded.marked)\n\
              INSERT INTO {schema}outbox_ledger (relay, source, sink, token, delivered) \
              SELECT {relay}, {source}, sink, gen_random_uuid(), delivered.ranges \
              FROM delivered, unnest(ARRAY[{sinks}]::text[]) AS sink",
@@ -234,6 +234,7 @@ impl Plan {
             relay = literal(&self.relay),
             source = literal(&self.source),
             qualified = self.names.qualified(),
+            oid = self.names.oid(),
             sinks = sinks.join(", "),
         )
     }

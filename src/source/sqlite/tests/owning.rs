@@ -65,12 +65,15 @@ async fn who_lost_the_lease_writes_nothing() {
     let fenced = store.flush(&late).await;
     assert!(matches!(fenced, Err(SourceError::Fenced)), "{fenced:?}");
     assert!(
-        old.reclaim(&before.lease, "out")
+        old.try_reclaim(&before.lease, "out")
             .await
             .expect("no error")
             .is_none()
     );
-    let reclaimed = new.reclaim(&after.lease, "out").await.expect("no error");
+    let reclaimed = new
+        .try_reclaim(&after.lease, "out")
+        .await
+        .expect("no error");
     assert_eq!(reclaimed.expect("ours").delivered, ranges("{[1,2)}"));
     let letters = "SELECT count(*) FROM outbox_dead_letter";
     let letters: i64 = sqlx::query_scalar(letters)
@@ -95,7 +98,7 @@ async fn a_command_that_changes_the_ledger_fences_its_relay_which_reads_it_anew(
         Err(SourceError::Fenced)
     ));
     let ledger = source
-        .reclaim(&grant.lease, "out")
+        .try_reclaim(&grant.lease, "out")
         .await
         .expect("no error")
         .expect("ours");

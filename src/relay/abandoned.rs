@@ -1,0 +1,65 @@
+//! Says which ledgers hold settling back although no relay keeps them: of a relay or a source that was renamed, or is
+//! gone. They count until somebody drops them, and nobody else would ever say so.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::error::chain;
+use crate::source::Source;
+use crate::source::bookkeeping::LedgerName;
+
+/// How often ledgers are looked at. One that nobody keeps at two looks running is no relay's that just restarts.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// How often a ledger is named.
+const WARN_INTERVAL: Duration = Duration::from_secs(3_600);
+
+/// Looks for ever, or for as long as the future is polled.
+pub(super) async fn watch_abandoned(source: &Arc<dyn Source>, name: &str) {
+    // When each was last named; `None`: seen once so far. As many as the source names at a time.
+    let mut seen: HashMap<LedgerName, Option<Instant>> = HashMap::new();
+    loop {
+        match source.abandoned().await {
+            Ok(abandoned) => {
+                seen.retain(|ledger, _| abandoned.contains(ledger));
+                for ledger in abandoned {
+                    let named = seen.get(&ledger).copied();
+                    let due =
+                        named.is_some_and(|at| at.is_none_or(|at| at.elapsed() >= WARN_INTERVAL));
+                    if due {
+                        warn(name, &ledger);
+                    }
+                    let at = if due {
+                        Some(Instant::now())
+                    } else {
+                        named.flatten()
+                    };
+                    seen.insert(ledger, at);
+                }
+            }
+            Err(error) => tracing::debug!(
+                source = name,
+                error = chain(&error),
+                "ledgers that no relay keeps could not be looked for"
+            ),
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+fn warn(source: &str, ledger: &LedgerName) {
+    let LedgerName {
+        relay,
+        source: their_source,
+        sink,
+    } = ledger;
+    tracing::warn!(
+        source,
+        "no relay keeps the ledger of sink {sink} (relay {relay}, source {their_source}), and events that it lacks are \
+         never settled; if that relay is gone for good: \
+         `outbox-relay ledger drop --relay {relay} --source {their_source} --sink {sink}`"
+    );
+}

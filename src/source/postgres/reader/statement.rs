@@ -1,0 +1,104 @@
+//! What a reader asks. Each question is one statement and so one snapshot, with the facts about the server beside the
+//! rows.
+
+use super::super::holders::ended_sql;
+use super::super::holes::{MAX_HOLES, Question};
+use super::super::rows::NO_TIME;
+use super::super::sql;
+use super::PostgresReader;
+use crate::ledger::RangeSet;
+use crate::sabotage::{self, Sabotage};
+
+impl PostgresReader {
+    /// One statement, one snapshot: the facts about the server, and the rows if they are to be believed.
+    pub(super) fn read_sql(&self, question: &Question, limit: usize) -> String {
+        let (young_only, ended) = match question {
+            Question::All => (false, "false".to_owned()),
+            Question::YoungUnlessEnded(xids) => (true, ended_sql(xids)),
+        };
+        let ranges: Vec<(i64, i64)> = self.holes.ranges(young_only).collect();
+        let names = &self.names;
+        let (table, seq, event) = (&names.table, &names.columns.seq, &names.columns.event);
+        let mut parts = Vec::new();
+        if !ranges.is_empty() {
+            // Each range is an index scan of its own on the primary key.
+            let firsts = sql::int8_array(ranges.iter().map(|(first, _)| *first));
+            let ends = sql::int8_array(ranges.iter().map(|(_, end)| *end));
+            parts.push(format!(
+                "(SELECT hole.* FROM unnest({firsts}, {ends}) AS range (first, past) CROSS JOIN LATERAL \
+                 (SELECT {event} FROM {table} WHERE {seq} >= range.first AND {seq} < range.past \
+                 ORDER BY {seq} LIMIT {limit}) AS hole ORDER BY seq LIMIT {limit})"
+            ));
+        }
+        if self.holes.len() >= MAX_HOLES {
+            // Reading forward stops.
+            parts.push(format!("(SELECT {event} FROM {table} WHERE false)"));
+        } else {
+            parts.push(format!(
+                "(SELECT {event} FROM {table} WHERE {seq} > {} ORDER BY {seq} LIMIT {limit})",
+                self.cursor
+            ));
+        }
+        #[cfg(feature = "sabotage")]
+        sabotage::read_apart(&mut parts);
+        let merged = parts.join(" UNION ALL ");
+
+        let rows = format!("SELECT * FROM ({merged}) AS merged ORDER BY seq LIMIT {limit}");
+        self.framed(&rows, &ended)
+    }
+
+    /// The facts about the server beside `rows`, and `rows` only if they are to be believed: one row at least,
+    /// whose event columns are NULL if there is no event.
+    pub(super) fn framed(&self, rows: &str, ended: &str) -> String {
+        // Else the server refuses a whole answer for what is no UTF-8 in it.
+        let encoding = if self.facts.any_bytes {
+            "SET LOCAL client_encoding = 'SQL_ASCII'; "
+        } else {
+            ""
+        };
+        format!(
+            "{encoding}SELECT fact.unchanged, fact.ended, fact.last_value, event.seq, event.id, event.event_type, \
+             event.aggregate_type, event.aggregate_id, event.payload, event.headers, \
+             CASE WHEN event.created_at IS NOT NULL THEN coalesce({micros}, '{NO_TIME}'::int8) END AS created_at \
+             FROM ({facts}) AS fact \
+             LEFT JOIN ({rows}) AS event ON fact.unchanged AND NOT fact.ended ORDER BY event.seq",
+            micros = sql::micros("event.created_at"),
+            facts = self.facts_sql(ended),
+        )
+    }
+
+    /// Whether server, table and sequence are still those of the lease, and how far the sequence has come. A
+    /// sequence behind the cursor has been set back: what it draws next would never be read. A table that hides rows
+    /// is another, too: they would count as holes, or as deleted.
+    pub(super) fn facts_sql(&self, ended: &str) -> String {
+        format!(
+            "SELECT {unchanged} AND pg_relation_filenode(own.sequence)::int8 = {filenode} \
+             AND {not_behind} AND {all_visible} AS unchanged, {ended} AS ended, own.last_value \
+             FROM (SELECT sequence, coalesce(pg_sequence_last_value(sequence), 0) AS last_value \
+             FROM (SELECT {sequence} AS sequence OFFSET 0) AS named OFFSET 0) AS own",
+            unchanged = self.names.unchanged(&self.lease),
+            filenode = self.lease.sequence_filenode,
+            not_behind = if sabotage::is_on(Sabotage::LongMemory) {
+                "true".to_owned()
+            } else {
+                format!("own.last_value >= {}", self.cursor)
+            },
+            all_visible = self.names.all_visible(),
+            sequence = self.names.sequence(),
+        )
+    }
+
+    /// The rows of ranges of `seq`, each an index scan of its own on the primary key.
+    pub(super) fn look_again_sql(&self, closed: &RangeSet) -> String {
+        let (table, seq) = (&self.names.table, &self.names.columns.seq);
+        format!(
+            "SELECT fact.unchanged, late.seq FROM (SELECT {unchanged} AS unchanged) AS fact LEFT JOIN \
+             (SELECT event.seq FROM unnest({firsts}, {ends}) AS range (first, past) CROSS JOIN LATERAL \
+             (SELECT {seq} AS seq FROM {table} WHERE {seq} >= range.first AND {seq} < range.past \
+             ORDER BY {seq} LIMIT {MAX_HOLES}) AS event) AS late ON fact.unchanged",
+            unchanged = self.names.unchanged_with_sequence(&self.lease),
+            firsts = sql::int8_array(closed.iter().map(|(first, _)| first)),
+            ends = sql::int8_array(closed.iter().map(|(_, end)| end)),
+        )
+    }
+}

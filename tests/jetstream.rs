@@ -195,7 +195,7 @@ async fn a_full_stream_pushes_back() {
         discard_new_per_subject: true,
         ..Config::default()
     };
-    let context = server.context().await;
+    let context = context(&server).await;
     context.create_stream(full).await.expect("a stream");
     publish(&sink, message("each.a", 1)).await.expect("one");
     let (meaning, chain) = refusal(&sink, message("each.a", 1)).await;

@@ -13,6 +13,7 @@ mod support;
 mod chronicle;
 #[cfg(feature = "sabotage")]
 mod controls;
+mod odd;
 mod torment;
 mod verdict;
 mod world;

@@ -8,6 +8,7 @@ use rand::{Rng, SeedableRng};
 use sqlx::{Connection, Executor};
 
 use crate::chronicle::Chronicle;
+use crate::odd;
 use crate::support::database::{TEST_APPLICATION, connect};
 use crate::support::postgres::{PrivatePostgres, Stop};
 use crate::support::process::Signal;
@@ -43,7 +44,9 @@ impl Torment {
             relays,
             ..
         } = world;
+        let url = postgres.url.clone();
         tokio::join!(
+            self.events(&url),
             self.relays(relays),
             self.postgres(postgres),
             self.nats(nats),
@@ -57,6 +60,16 @@ impl Torment {
         Draws {
             random: StdRng::seed_from_u64(self.seed.wrapping_mul(31).wrapping_add(victim)),
             end: self.end,
+        }
+    }
+
+    /// Events that are refused, or could be misunderstood.
+    async fn events(&self, url: &str) {
+        let mut draws = self.draws(6);
+        let kinds = odd::kinds();
+        while draws.rest().await {
+            let odd = kinds.choose(&mut draws.random).expect("some");
+            self.chronicle.note("event", odd.name, odd.write(url)).await;
         }
     }
 

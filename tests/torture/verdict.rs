@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use uuid::Uuid;
 
 use crate::chronicle::Chronicle;
+use crate::odd::Oddities;
 use crate::support::checker::{Figures, compare};
 use crate::support::stream::Delivery;
 use crate::support::writers::Record;
@@ -24,7 +25,10 @@ pub(crate) struct Verdict {
     counts: BTreeMap<(&'static str, &'static str), usize>,
     /// The most that a relay which is still there had in memory, in MiB.
     memory: u64,
-    dead_letters: i64,
+    /// Dead letters of events that nothing is wrong with.
+    dead_letters: usize,
+    /// Odd events that a sink neither got nor refused.
+    lost_oddities: usize,
     /// Events that JetStream was to get again and did not.
     not_replayed: usize,
     /// Events that the stored ledgers still lack.
@@ -55,16 +59,22 @@ impl Verdict {
             .into_values()
             .filter(|times| *times > 0)
             .count();
+        let oddities = Oddities::of(&world.database).await;
+        let lost = deliveries
+            .iter()
+            .map(|(name, deliveries)| oddities.lost(name, deliveries));
+        let lost_oddities = lost.sum();
         let sinks = deliveries
-            .into_iter()
-            .map(|(name, deliveries)| (name, Sink::judge(record, &deliveries, chronicle)))
+            .iter()
+            .map(|(name, deliveries)| (*name, Oddities::without(deliveries)))
+            .map(|(name, ordinary)| (name, Sink::judge(record, &ordinary, chronicle)))
             .collect();
-        let dead = "SELECT count(*) FROM outbox_dead_letter";
         Self {
             sinks,
             counts: chronicle.counts(),
             memory: world.relays.memory(),
-            dead_letters: world.database.value(dead).await,
+            dead_letters: oddities.innocent(),
+            lost_oddities,
             not_replayed,
             unsettled: world.unsettled().await,
             forgotten: world.database.value("SELECT count(*) FROM forgotten").await,
@@ -104,7 +114,11 @@ impl Verdict {
         }
         if self.dead_letters > 0 {
             let count = self.dead_letters;
-            faults.push(format!("outages became {count} dead letters"));
+            faults.push(format!("{count} dead letters of innocent events"));
+        }
+        if self.lost_oddities > 0 {
+            let count = self.lost_oddities;
+            faults.push(format!("{count} times an odd event was lost"));
         }
         if self.memory > MAX_MEMORY {
             faults.push(format!("a relay took {} MiB", self.memory));

@@ -83,8 +83,10 @@ async fn forward(
                 )
             };
             tokio::select! {
-                _ = transfer => {}
+                // What is held back when it is cut never arrives, even if the weather clears up at once.
+                biased;
                 _ = cut.changed() => {}
+                _ = transfer => {}
             }
         });
     }

@@ -20,6 +20,9 @@ const PAST_LEASE: Duration = Duration::from_secs(13);
 /// How often a broken promise may go unnoticed.
 const TRIES: usize = 3;
 
+/// So short that there is always much in flight, and so long that holes are.
+const HELD: Duration = Duration::from_secs(1);
+
 /// A while under load.
 const WHILE: Duration = Duration::from_secs(3);
 
@@ -33,7 +36,7 @@ const LOST: Weather = Weather {
 /// What is in flight never arrives, and the relay that sent it dies.
 async fn lost_with_its_sender(world: &mut World) {
     world.nats.network.set(LOST);
-    sleep(Duration::from_secs(1)).await;
+    sleep(WHILE).await;
     for relay in std::mem::take(&mut world.relays.running) {
         relay.kill().await;
     }
@@ -131,7 +134,7 @@ async fn noticed(
 }
 
 async fn faults(world: &mut World, scenario: impl AsyncFn(&mut World)) -> Vec<String> {
-    let writers = world.write(rand::random()).await;
+    let writers = world.write(rand::random(), HELD).await;
     sleep(WHILE).await;
     let chronicle = Chronicle::default();
     chronicle.note("all", "scenario", scenario(world)).await;

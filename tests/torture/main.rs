@@ -28,6 +28,9 @@ use crate::world::{Brokers, World};
 /// How long faults are drawn, unless the environment says otherwise.
 const SECONDS: u64 = 60;
 
+/// How long transactions are held open at most.
+const HELD: Duration = Duration::from_secs(10);
+
 /// Before the first fault.
 const CALM: Duration = Duration::from_secs(5);
 
@@ -46,7 +49,7 @@ async fn nothing_is_lost_invented_or_out_of_order() {
     let seconds = number("OUTBOX_TORTURE_SECONDS").unwrap_or(SECONDS);
     report!("torture: OUTBOX_TORTURE_SEED={seed} OUTBOX_TORTURE_SECONDS={seconds}");
     let mut world = World::build(Brokers::All, "").await;
-    let writers = world.write(seed).await;
+    let writers = world.write(seed, HELD).await;
     tokio::time::sleep(CALM).await;
     let torment = Torment::new(seed, Duration::from_secs(seconds));
     let chronicle = Box::pin(torment.inflict(&mut world)).await;

@@ -147,14 +147,14 @@ impl World {
         }
     }
 
-    /// Starts the writers.
-    pub(crate) async fn write(&self, seed: u64) -> Writers {
+    /// Starts the writers. Some of their transactions are held open for as long as `held`, and lock their keys.
+    pub(crate) async fn write(&self, seed: u64, held: Duration) -> Writers {
         let load = Load {
             writers: 8,
             keys: 200,
             pause: Duration::from_millis(20),
             large_every: 1_000,
-            held: Duration::from_secs(10),
+            held,
             seed,
             ..Load::default()
         };

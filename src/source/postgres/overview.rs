@@ -98,13 +98,14 @@ impl Postgres {
         format!(
             "SELECT {now} AS now, to_regclass({table})::text AS table_name, own.last_value, \
              home.sequence_filenode::int8 <> own.filenode AS changed, lease.owner, {expires_at} AS expires_at \
-             FROM (SELECT coalesce(pg_sequence_last_value(sequence), 0) AS last_value, \
+             FROM (SELECT {last_value} AS last_value, \
              pg_relation_filenode(sequence)::int8 AS filenode \
              FROM (SELECT {sequence} AS sequence OFFSET 0) AS named OFFSET 0) AS own \
              LEFT JOIN (SELECT * FROM {schema}outbox_source WHERE {key}) AS home ON true \
              LEFT JOIN (SELECT * FROM {schema}outbox_lease WHERE {key} AND owner <> '') AS lease ON true",
             now = micros("clock_timestamp()"),
             table = self.names.table_literal(),
+            last_value = sql::last_value("sequence"),
             expires_at = micros("lease.expires_at"),
             sequence = self.names.sequence(),
             schema = self.names.schema,

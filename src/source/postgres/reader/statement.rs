@@ -74,10 +74,11 @@ impl PostgresReader {
         format!(
             "SELECT {unchanged} AND pg_relation_filenode(own.sequence)::int8 = {filenode} \
              AND {not_behind} AND {all_visible} AS unchanged, {ended} AS ended, own.last_value \
-             FROM (SELECT sequence, coalesce(pg_sequence_last_value(sequence), 0) AS last_value \
+             FROM (SELECT sequence, {last_value} AS last_value \
              FROM (SELECT {sequence} AS sequence OFFSET 0) AS named OFFSET 0) AS own",
             unchanged = self.names.unchanged(&self.lease),
             filenode = self.lease.sequence_filenode,
+            last_value = sql::last_value("sequence"),
             not_behind = if sabotage::is_on(Sabotage::LongMemory) {
                 "true".to_owned()
             } else {

@@ -240,6 +240,33 @@ async fn a_sequence_that_is_set_to_where_it_is_was_not_set_back() {
 }
 
 #[tokio::test]
+async fn reset_outlives_a_relay_that_still_remembers_what_was_before() {
+    let (database, stream, settings) = delivered().await;
+    let (theirs, other) = of_another_relay(&database).await;
+    // Looks when something is inserted, and not before.
+    let other = other
+        .set("sources.main.mode", "notify")
+        .set("sources.main.poll_interval", "10m")
+        .set("sources.main.fallback_interval", "10m");
+    migrate(&other);
+    let second = Relay::ready(&other).await;
+    theirs.await_len(10, SOON).await;
+    database.execute(SET_BACK).await;
+    let ended = run(&settings, &RESET);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    database.insert("Again", Some("key"), 1).await;
+    await_halted(&second, 1).await;
+    second.stop().await;
+    let void: bool = database
+        .value("SELECT sequence_filenode = 0 FROM outbox_source WHERE relay = 'test'")
+        .await;
+    assert!(!void, "what was reset is not taken as void again");
+    let relay = Relay::ready(&settings).await;
+    stream.await_len(11, SOON).await;
+    relay.stop().await;
+}
+
+#[tokio::test]
 async fn a_ledger_that_is_dropped_under_a_running_relay_is_its_own_sinks_matter() {
     let (database, stream, settings) = delivered().await;
     let second = Stream::create_forgetful(&nats::shared()).await;

@@ -110,6 +110,7 @@ impl Postgres {
         };
         // Numbers are drawn a second time: that is what a reset is for, as far as anybody can tell, unless somebody
         // else has found out before and made all ledgers void. What others have recorded is worth no more then.
+        // Whoever read before must find another source, or would take what starts anew here as set back, too.
         format!(
             "WITH start AS MATERIALIZED (SELECT ({delivered}) AS delivered), \
              known AS MATERIALIZED (SELECT coalesce({last_value} < {highest}, false) OR EXISTS \
@@ -120,6 +121,9 @@ impl Postgres {
              RETURNING home.relay, home.source), \
              fenced AS (UPDATE {schema}outbox_ledger AS theirs SET token = gen_random_uuid() FROM voided \
              WHERE (theirs.relay, theirs.source) = (voided.relay, voided.source)), \
+             forgotten AS (UPDATE {schema}outbox_incarnation AS mark SET token = gen_random_uuid() \
+             WHERE (relay, source) = ($1, $2) OR (relay, source) IN (SELECT home.relay, home.source \
+             FROM {schema}outbox_source AS home, known WHERE {same_table} AND (known.anew OR NOT {same_sequence}))), \
              own AS (UPDATE {schema}outbox_source SET table_name = {qualified}, table_oid = {oid}, \
              sequence_filenode = pg_relation_filenode({sequence}), deleted = '{{}}', \
              marked = {marked} FROM start WHERE (relay, source) = ($1, $2)) \

@@ -25,6 +25,18 @@ pub(super) struct Facts {
     pub(super) any_bytes: bool,
 }
 
+impl Facts {
+    /// What stands before a statement that reads rows: else the server refuses a whole answer for what is no UTF-8 in
+    /// it.
+    pub(super) fn encoding_sql(&self) -> &'static str {
+        if self.any_bytes {
+            "SET LOCAL client_encoding = 'SQL_ASCII'; "
+        } else {
+            ""
+        }
+    }
+}
+
 /// Inspects the tables.
 pub(super) async fn inspect(
     link: &mut Link,

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::homes::{
     VOID, folded_sql, highest_sql, last_value_sql, ledgers_sql, lock_acquisitions_sql,
-    same_sequence_sql, same_table_sql,
+    same_sequence_sql, same_table_sql, stale_sql,
 };
 use super::link::{BEGIN, limited};
 use super::starts::Starts;
@@ -151,13 +151,11 @@ impl Bookkeeping for Postgres {
             "SELECT entry.*, lease.owner, coalesce(lease.token <> entry.token, false) AS changed FROM \
              (SELECT relay, source, ledger.sink, ledger.token, ledger.delivered::text AS delivered, \
              (extract(epoch FROM ledger.updated_at) * 1000000)::int8 AS updated_at, \
-             home.sequence_filenode <> pg_relation_filenode({sequence}) \
-             OR coalesce(upper(ledger.delivered) - 1 > {last_value}, false) AS stale \
+             {stale} AS stale \
              FROM {ledgers}) AS entry \
              LEFT JOIN {schema}outbox_lease AS lease ON (lease.relay, lease.source) = (entry.relay, entry.source) \
              AND lease.expires_at > clock_timestamp() ORDER BY entry.relay, entry.source, entry.sink",
-            sequence = self.names.sequence(),
-            last_value = last_value_sql(&self.names),
+            stale = stale_sql(&self.names),
             schema = self.names.schema,
         );
         let mut entries = Vec::new();
@@ -213,6 +211,6 @@ fn entry(row: &PgRow) -> Result<LedgerEntry, sqlx::Error> {
         updated_at: DateTime::<Utc>::from_timestamp_micros(micros).unwrap_or_default(),
         holder: row.try_get("owner")?,
         changed: row.try_get("changed")?,
-        stale: row.try_get::<Option<bool>, _>("stale")?.unwrap_or(true),
+        stale: row.try_get("stale")?,
     })
 }

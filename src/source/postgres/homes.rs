@@ -39,6 +39,16 @@ pub(super) fn same_sequence_sql(names: &Names) -> String {
     )
 }
 
+/// Whether `ledger` speaks of another sequence than `home`'s table has now, or of numbers that it has yet to draw.
+pub(super) fn stale_sql(names: &Names) -> String {
+    format!(
+        "(coalesce(home.sequence_filenode <> pg_relation_filenode({}), true) \
+         OR coalesce(upper(ledger.delivered) - 1 > {}, false))",
+        names.sequence(),
+        last_value_sql(names),
+    )
+}
+
 /// How far the sequence has come. In one statement with ledgers it is read after they are.
 pub(super) fn last_value_sql(names: &Names) -> String {
     format!("(SELECT {})", last_value(&names.sequence()))

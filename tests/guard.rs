@@ -245,6 +245,28 @@ async fn row_security_that_is_switched_on_under_a_running_relay_stops_the_source
 }
 
 #[tokio::test]
+async fn a_sequence_that_the_role_may_not_read_stops_the_source() {
+    let database = Database::fresh().await;
+    let settings = Settings::of(&database).set("sinks.events.type", "mock");
+    migrate(&settings);
+    let url = database.url_for_role().await;
+    let role = url.split(['/', '@']).nth(2).expect("a role").to_owned();
+    // Enough for the catalog's function, until nothing is drawn.
+    database
+        .execute(&format!(
+            "REVOKE SELECT ON SEQUENCE outbox_seq_seq FROM {role}"
+        ))
+        .await;
+    let settings = settings.set("sources.main.url", url);
+    let mut relay = Relay::start(&settings);
+    let log = stopped_loudly(&mut relay).await;
+    assert!(
+        log.contains("GRANT SELECT ON SEQUENCE public.outbox_seq_seq TO"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
 async fn a_table_that_a_subscription_fills_is_refused() {
     let database = Database::fresh().await;
     let settings = Settings::of(&database).set("sinks.events.type", "mock");

@@ -213,6 +213,60 @@ async fn a_sequence_that_was_set_back_is_not_forgotten_when_it_comes_as_far_agai
 }
 
 #[tokio::test]
+async fn a_sequence_that_is_set_to_where_it_is_was_not_set_back() {
+    let (database, stream, settings) = delivered().await;
+    let (theirs, other) = of_another_relay(&database).await;
+    let second = Relay::ready(&other).await;
+    theirs.await_len(10, SOON).await;
+    second.stop().await;
+    let relay = Relay::ready(&settings).await;
+    // What is often run after a restore.
+    database
+        .execute(
+            "SELECT setval(pg_get_serial_sequence('outbox', 'seq'), (SELECT coalesce(max(seq), 0) + 1 FROM outbox), false)",
+        )
+        .await;
+    // Acquires and lists while nothing is drawn; the first reads on and on.
+    let second = Relay::ready(&other).await;
+    let ended = run(&settings, &["ledger", "list"]);
+    assert!(!ended.stdout.contains("ledger reset"), "{ended:#?}");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    database.insert("After", Some("key"), 1).await;
+    stream.await_len(11, WHILE).await;
+    theirs.await_len(11, WHILE).await;
+    assert!(!relay.stderr().contains("halted"), "{}", relay.stderr());
+    relay.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn reset_outlives_a_relay_that_still_remembers_what_was_before() {
+    let (database, stream, settings) = delivered().await;
+    let (theirs, other) = of_another_relay(&database).await;
+    // Looks when something is inserted, and not before.
+    let other = other
+        .set("sources.main.mode", "notify")
+        .set("sources.main.poll_interval", "10m")
+        .set("sources.main.fallback_interval", "10m");
+    migrate(&other);
+    let second = Relay::ready(&other).await;
+    theirs.await_len(10, SOON).await;
+    database.execute(SET_BACK).await;
+    let ended = run(&settings, &RESET);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    database.insert("Again", Some("key"), 1).await;
+    await_halted(&second, 1).await;
+    second.stop().await;
+    let void: bool = database
+        .value("SELECT sequence_filenode = 0 FROM outbox_source WHERE relay = 'test'")
+        .await;
+    assert!(!void, "what was reset is not taken as void again");
+    let relay = Relay::ready(&settings).await;
+    stream.await_len(11, SOON).await;
+    relay.stop().await;
+}
+
+#[tokio::test]
 async fn a_ledger_that_is_dropped_under_a_running_relay_is_its_own_sinks_matter() {
     let (database, stream, settings) = delivered().await;
     let second = Stream::create_forgetful(&nats::shared()).await;

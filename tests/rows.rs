@@ -69,6 +69,10 @@ async fn what_can_not_be_read_is_a_dead_letter_and_the_rest_is_delivered() {
     assert_eq!(ended.code, Some(0), "{ended:#?}");
     stream.await_len(3, SOON).await;
     relay.stop().await;
+
+    let replay = ["replay", "--sink", "events", "--from-seq", "1", "--dry-run"];
+    let ended = run(&settings, &replay);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
 }
 
 #[tokio::test]

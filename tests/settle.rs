@@ -326,6 +326,11 @@ async fn a_ledger_that_no_relay_keeps_is_named_until_it_is_dropped() {
     let (database, stream, settings) = setting("mark").await;
     let former = settings.clone().set("relay.name", "former");
     Relay::ready(&former).await.stop().await;
+    let halted = settings.clone().set("relay.name", "halted");
+    Relay::ready(&halted).await.stop().await;
+    database
+        .execute("UPDATE outbox_source SET sequence_filenode = 0 WHERE relay = 'halted'")
+        .await;
     let relay = Relay::ready(&settings).await;
     database.insert("Held", Some("key"), 10).await;
     stream.await_len(10, SOON).await;
@@ -337,6 +342,14 @@ async fn a_ledger_that_no_relay_keeps_is_named_until_it_is_dropped() {
     assert_eq!(relay.stderr().matches(drop).count(), 1, "and not again");
     let status = run(&settings, &["status"]);
     assert!(status.stdout.contains(drop), "{status:#?}");
+    for said in [&relay.stderr(), &status.stdout] {
+        assert!(said.contains("(relay halted, source main)"), "{said}");
+        assert!(said.contains("ledger reset --source main"), "{said}");
+        assert!(!said.contains("ledger drop --relay halted"), "{said}");
+    }
+    database
+        .execute("DELETE FROM outbox_source WHERE relay = 'halted'")
+        .await;
     let json = run(&settings, &["status", "--json"]).stdout;
     assert!(json.contains("\"abandoned_ledgers\""), "{json}");
     stays(&database, UNMARKED, 10).await;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::error::chain;
 use crate::source::Source;
-use crate::source::bookkeeping::LedgerName;
+use crate::source::bookkeeping::{Abandoned, LedgerName};
 
 /// How often ledgers are looked at. One that nobody keeps at two looks running is no relay's that just restarts.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -20,7 +20,7 @@ const WARN_INTERVAL: Duration = Duration::from_secs(3_600);
 /// Looks for ever, or for as long as the future is polled.
 pub(super) async fn watch_abandoned(source: &Arc<dyn Source>, name: &str) {
     // When each was last named; `None`: seen once so far. As many as the source names at a time.
-    let mut seen: HashMap<LedgerName, Option<Instant>> = HashMap::new();
+    let mut seen: HashMap<Abandoned, Option<Instant>> = HashMap::new();
     loop {
         match source.abandoned().await {
             Ok(abandoned) => {
@@ -50,12 +50,21 @@ pub(super) async fn watch_abandoned(source: &Arc<dyn Source>, name: &str) {
     }
 }
 
-fn warn(source: &str, ledger: &LedgerName) {
+fn warn(source: &str, ledger: &Abandoned) {
     let LedgerName {
         relay,
         source: their_source,
         sink,
-    } = ledger;
+    } = &ledger.name;
+    if ledger.halted {
+        tracing::warn!(
+            source,
+            "the ledger of sink {sink} (relay {relay}, source {their_source}) speaks of another sequence than the \
+             table's: that relay is halted, and no event is settled, until \
+             `outbox-relay ledger reset --source {their_source}` by its configuration"
+        );
+        return;
+    }
     tracing::warn!(
         source,
         "no relay keeps the ledger of sink {sink} (relay {relay}, source {their_source}), and events that it lacks are \

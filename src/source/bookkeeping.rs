@@ -42,6 +42,15 @@ pub struct LedgerName {
     pub sink: String,
 }
 
+/// A ledger that no relay keeps at the moment.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Abandoned {
+    /// Whose it is.
+    pub name: LedgerName,
+    /// Whether it is [stale](LedgerEntry::stale): its relay may run, and is halted until it is reset.
+    pub halted: bool,
+}
+
 /// A stored ledger, as a command shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerEntry {

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::bell::Bell;
-use self::bookkeeping::LedgerName;
+use self::bookkeeping::Abandoned;
 use self::overview::Overview;
 use crate::config;
 use crate::error::BoxError;
@@ -112,7 +112,7 @@ pub trait Source: Send + Sync + std::fmt::Debug {
 
     /// Ledgers of the table that no relay keeps at the moment, other than those of this relay's source: what they lack
     /// is not settled. Some of them, if there are many; none if nothing is settled anyway.
-    async fn abandoned(&self) -> Result<Vec<LedgerName>, SourceError> {
+    async fn abandoned(&self) -> Result<Vec<Abandoned>, SourceError> {
         Ok(Vec::new())
     }
 

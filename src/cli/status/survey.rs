@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::error::chain;
 use crate::relay;
-use crate::source::bookkeeping::LedgerName;
+use crate::source::bookkeeping::Abandoned;
 use crate::source::overview::{LedgerOverview, OldestPending, Overview};
 use crate::source::{Source, SourceError};
 
@@ -60,6 +60,8 @@ pub(super) struct AbandonedLedger {
     pub(super) source: String,
     /// The sink's.
     pub(super) sink: String,
+    /// Whether it speaks of another sequence than the table's: that relay is halted until `outbox-relay ledger reset`.
+    pub(super) halted: bool,
 }
 
 /// A lease.
@@ -191,10 +193,11 @@ impl SourceStatus {
 
 async fn abandoned(source: &dyn Source) -> Option<Vec<AbandonedLedger>> {
     let ledgers = source.abandoned().await.ok()?.into_iter();
-    let entry = |ledger: LedgerName| AbandonedLedger {
-        relay: ledger.relay,
-        source: ledger.source,
-        sink: ledger.sink,
+    let entry = |ledger: Abandoned| AbandonedLedger {
+        relay: ledger.name.relay,
+        source: ledger.name.source,
+        sink: ledger.name.sink,
+        halted: ledger.halted,
     };
     Some(ledgers.map(entry).collect())
 }

@@ -48,11 +48,19 @@ fn source(source: &SourceStatus) -> String {
             relay,
             source,
             sink,
+            halted,
         } = ledger;
-        text.push_str(&format!(
-            "  no relay keeps the ledger of sink {sink} (relay {relay}, source {source}), it holds the table back: \
-             outbox-relay ledger drop --relay {relay} --source {source} --sink {sink}\n"
-        ));
+        text.push_str(&if *halted {
+            format!(
+                "  the ledger of sink {sink} (relay {relay}, source {source}) speaks of another sequence, that relay is \
+                 halted and nothing is settled: outbox-relay ledger reset --source {source} by its configuration\n"
+            )
+        } else {
+            format!(
+                "  no relay keeps the ledger of sink {sink} (relay {relay}, source {source}), it holds the table back: \
+                 outbox-relay ledger drop --relay {relay} --source {source} --sink {sink}\n"
+            )
+        });
     }
     if !source.sinks.is_empty() {
         let mut rows = vec![HEADER.map(str::to_owned)];

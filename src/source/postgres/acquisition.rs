@@ -130,9 +130,9 @@ impl Acquisition<'_> {
     async fn sequence_now(&mut self) -> Result<Sequence, sqlx::Error> {
         let sql = format!(
             "SELECT pg_relation_filenode(sequence)::int8 AS filenode, sequence::text AS name, \
-             coalesce(pg_sequence_last_value(sequence), 0) AS last_value \
-             FROM (SELECT {} AS sequence) AS own",
-            self.source.names.sequence()
+             {last_value} AS last_value FROM (SELECT {own} AS sequence) AS own",
+            last_value = sql::last_value("sequence"),
+            own = self.source.names.sequence(),
         );
         let row = self.one(sql).await?;
         Ok(Sequence {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::homes::{
     VOID, folded_sql, highest_sql, last_value_sql, ledgers_sql, lock_acquisitions_sql,
-    same_sequence_sql, same_table_sql,
+    same_sequence_sql, same_table_sql, stale_sql,
 };
 use super::link::{BEGIN, limited};
 use super::starts::Starts;
@@ -110,6 +110,7 @@ impl Postgres {
         };
         // Numbers are drawn a second time: that is what a reset is for, as far as anybody can tell, unless somebody
         // else has found out before and made all ledgers void. What others have recorded is worth no more then.
+        // Whoever read before must find another source, or would take what starts anew here as set back, too.
         format!(
             "WITH start AS MATERIALIZED (SELECT ({delivered}) AS delivered), \
              known AS MATERIALIZED (SELECT coalesce({last_value} < {highest}, false) OR EXISTS \
@@ -120,6 +121,9 @@ impl Postgres {
              RETURNING home.relay, home.source), \
              fenced AS (UPDATE {schema}outbox_ledger AS theirs SET token = gen_random_uuid() FROM voided \
              WHERE (theirs.relay, theirs.source) = (voided.relay, voided.source)), \
+             forgotten AS (UPDATE {schema}outbox_incarnation AS mark SET token = gen_random_uuid() \
+             WHERE (relay, source) = ($1, $2) OR (relay, source) IN (SELECT home.relay, home.source \
+             FROM {schema}outbox_source AS home, known WHERE {same_table} AND (known.anew OR NOT {same_sequence}))), \
              own AS (UPDATE {schema}outbox_source SET table_name = {qualified}, table_oid = {oid}, \
              sequence_filenode = pg_relation_filenode({sequence}), deleted = '{{}}', \
              marked = {marked} FROM start WHERE (relay, source) = ($1, $2)) \
@@ -147,13 +151,11 @@ impl Bookkeeping for Postgres {
             "SELECT entry.*, lease.owner, coalesce(lease.token <> entry.token, false) AS changed FROM \
              (SELECT relay, source, ledger.sink, ledger.token, ledger.delivered::text AS delivered, \
              (extract(epoch FROM ledger.updated_at) * 1000000)::int8 AS updated_at, \
-             home.sequence_filenode <> pg_relation_filenode({sequence}) \
-             OR coalesce(upper(ledger.delivered) - 1 > {last_value}, false) AS stale \
+             {stale} AS stale \
              FROM {ledgers}) AS entry \
              LEFT JOIN {schema}outbox_lease AS lease ON (lease.relay, lease.source) = (entry.relay, entry.source) \
              AND lease.expires_at > clock_timestamp() ORDER BY entry.relay, entry.source, entry.sink",
-            sequence = self.names.sequence(),
-            last_value = last_value_sql(&self.names),
+            stale = stale_sql(&self.names),
             schema = self.names.schema,
         );
         let mut entries = Vec::new();
@@ -209,6 +211,6 @@ fn entry(row: &PgRow) -> Result<LedgerEntry, sqlx::Error> {
         updated_at: DateTime::<Utc>::from_timestamp_micros(micros).unwrap_or_default(),
         holder: row.try_get("owner")?,
         changed: row.try_get("changed")?,
-        stale: row.try_get::<Option<bool>, _>("stale")?.unwrap_or(true),
+        stale: row.try_get("stale")?,
     })
 }

@@ -6,7 +6,7 @@
 //! The file of the sequence tells whether `seq` still counts what the ledgers speak of. [`VOID`] stands there once it is
 //! known that it doesn't: for good, or the sequence would only have to come as far as the ledgers reach.
 
-use super::sql::Names;
+use super::sql::{Names, last_value};
 use crate::ledger::MAX_STORED_RANGES;
 
 /// What `sequence_filenode` says of ledgers that speak of numbers which were drawn, or will be, a second time. No
@@ -39,12 +39,19 @@ pub(super) fn same_sequence_sql(names: &Names) -> String {
     )
 }
 
+/// Whether `ledger` speaks of another sequence than `home`'s table has now, or of numbers that it has yet to draw.
+pub(super) fn stale_sql(names: &Names) -> String {
+    format!(
+        "(coalesce(home.sequence_filenode <> pg_relation_filenode({}), true) \
+         OR coalesce(upper(ledger.delivered) - 1 > {}, false))",
+        names.sequence(),
+        last_value_sql(names),
+    )
+}
+
 /// How far the sequence has come. In one statement with ledgers it is read after they are.
 pub(super) fn last_value_sql(names: &Names) -> String {
-    format!(
-        "(SELECT coalesce(pg_sequence_last_value({}), 0))",
-        names.sequence()
-    )
+    format!("(SELECT {})", last_value(&names.sequence()))
 }
 
 /// The highest `seq` that a ledger of the table and of the sequence as it is now has; NULL if there is none.

@@ -25,6 +25,18 @@ pub(super) struct Facts {
     pub(super) any_bytes: bool,
 }
 
+impl Facts {
+    /// What stands before a statement that reads rows: else the server refuses a whole answer for what is no UTF-8 in
+    /// it.
+    pub(super) fn encoding_sql(&self) -> &'static str {
+        if self.any_bytes {
+            "SET LOCAL client_encoding = 'SQL_ASCII'; "
+        } else {
+            ""
+        }
+    }
+}
+
 /// Inspects the tables.
 pub(super) async fn inspect(
     link: &mut Link,
@@ -91,6 +103,8 @@ pub(super) struct Table {
     identity: Option<String>,
     sequence: Option<String>,
     sequence_is_plain: Option<bool>,
+    /// The role, as SQL has it, if it may not read the sequence.
+    sequence_unread_by: Option<String>,
     seq_is_indexed: bool,
 }
 
@@ -106,7 +120,10 @@ fn table_sql(names: &Names, columns: &Columns) -> String {
          EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srrelid = c.oid) AS subscribed, \
          EXISTS (SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid WHERE t.tgrelid = c.oid \
          AND p.proname = 'outbox_relay_ring' AND t.tgenabled IN ('O', 'A')) AS rings, \
-         a.attidentity::text AS identity, s.seqrelid::regclass::text AS sequence, \
+         a.attidentity::text AS identity, (SELECT format('%I.%I', o.nspname, q.relname) FROM pg_class q \
+         JOIN pg_namespace o ON o.oid = q.relnamespace WHERE q.oid = s.seqrelid) AS sequence, \
+         CASE WHEN NOT has_sequence_privilege(s.seqrelid, 'SELECT') THEN quote_ident(current_user) END \
+         AS sequence_unread_by, \
          s.seqcache = 1 AND s.seqincrement = 1 AND NOT s.seqcycle AND s.seqmin >= 1 AS sequence_is_plain, \
          EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisunique AND x.indisvalid \
          AND x.indpred IS NULL AND x.indnkeyatts = 1 AND x.indkey[0] = a.attnum) AS seq_is_indexed \
@@ -139,6 +156,7 @@ impl Table {
             identity: row.try_get("identity")?,
             sequence: row.try_get("sequence")?,
             sequence_is_plain: row.try_get("sequence_is_plain")?,
+            sequence_unread_by: row.try_get("sequence_unread_by")?,
             seq_is_indexed: row.try_get("seq_is_indexed")?,
         })
     }
@@ -212,6 +230,15 @@ impl Table {
                 format!(
                     "draws {seq} from a sequence that is not CACHE 1, INCREMENT 1, NO CYCLE, \
                      MINVALUE 1 or more"
+                ),
+            ),
+            (
+                self.sequence_unread_by.is_some(),
+                format!(
+                    "draws {seq} from a sequence that the relay's role may not read, and a sequence that was set back \
+                     would go unnoticed: GRANT SELECT ON SEQUENCE {} TO {}",
+                    self.sequence.as_deref().unwrap_or_default(),
+                    self.sequence_unread_by.as_deref().unwrap_or_default(),
                 ),
             ),
             (

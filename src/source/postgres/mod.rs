@@ -45,7 +45,7 @@ use self::settle::PostgresSettler;
 use self::sql::Names;
 use self::starts::Starts;
 use super::bell::Bell;
-use super::bookkeeping::LedgerName;
+use super::bookkeeping::Abandoned;
 use super::overview::Overview;
 use super::{
     Grant, LeaseId, LedgerStore, Reader, Settler, SinkStart, Source, SourceError, StoredLedger,
@@ -224,7 +224,7 @@ impl Source for Postgres {
         self.count_dead_letters().await.map(Some)
     }
 
-    async fn abandoned(&self) -> Result<Vec<LedgerName>, SourceError> {
+    async fn abandoned(&self) -> Result<Vec<Abandoned>, SourceError> {
         if self.keeps_everything() {
             return Ok(Vec::new());
         }

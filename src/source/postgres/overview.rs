@@ -8,12 +8,12 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
 use super::Postgres;
-use super::homes::ledgers_sql;
+use super::homes::{ledgers_sql, stale_sql};
 use super::link::Link;
 use super::sql::{self, micros};
 use crate::ledger::RangeSet;
 use crate::source::SourceError;
-use crate::source::bookkeeping::LedgerName;
+use crate::source::bookkeeping::{Abandoned, LedgerName};
 use crate::source::overview::{LeaseHolder, LedgerOverview, MAX_COUNTED, OldestPending, Overview};
 
 const LOOK: &str = "cannot look at the tables";
@@ -53,11 +53,12 @@ impl Postgres {
         Ok(counts)
     }
 
-    pub(super) async fn find_abandoned(&self) -> Result<Vec<LedgerName>, SourceError> {
+    pub(super) async fn find_abandoned(&self) -> Result<Vec<Abandoned>, SourceError> {
         let sql = format!(
-            "SELECT relay, source, ledger.sink FROM {ledgers} AND NOT ({key}) AND NOT EXISTS \
+            "SELECT relay, source, ledger.sink, {stale} AS halted FROM {ledgers} AND NOT ({key}) AND NOT EXISTS \
              (SELECT FROM {schema}outbox_lease AS lease WHERE (lease.relay, lease.source) = (home.relay, home.source) \
              AND lease.expires_at > clock_timestamp()) ORDER BY relay, source, ledger.sink LIMIT {MAX_ABANDONED}",
+            stale = stale_sql(&self.names),
             ledgers = ledgers_sql(&self.names),
             key = self.key_sql(),
             schema = self.names.schema,
@@ -65,10 +66,13 @@ impl Postgres {
         let mut link = Link::new(self.options.clone());
         let mut abandoned = Vec::new();
         link.query(LOOK, sql, |row| {
-            abandoned.push(LedgerName {
-                relay: row.try_get("relay")?,
-                source: row.try_get("source")?,
-                sink: row.try_get("sink")?,
+            abandoned.push(Abandoned {
+                name: LedgerName {
+                    relay: row.try_get("relay")?,
+                    source: row.try_get("source")?,
+                    sink: row.try_get("sink")?,
+                },
+                halted: row.try_get("halted")?,
             });
             Ok(())
         })
@@ -98,13 +102,14 @@ impl Postgres {
         format!(
             "SELECT {now} AS now, to_regclass({table})::text AS table_name, own.last_value, \
              home.sequence_filenode::int8 <> own.filenode AS changed, lease.owner, {expires_at} AS expires_at \
-             FROM (SELECT coalesce(pg_sequence_last_value(sequence), 0) AS last_value, \
+             FROM (SELECT {last_value} AS last_value, \
              pg_relation_filenode(sequence)::int8 AS filenode \
              FROM (SELECT {sequence} AS sequence OFFSET 0) AS named OFFSET 0) AS own \
              LEFT JOIN (SELECT * FROM {schema}outbox_source WHERE {key}) AS home ON true \
              LEFT JOIN (SELECT * FROM {schema}outbox_lease WHERE {key} AND owner <> '') AS lease ON true",
             now = micros("clock_timestamp()"),
             table = self.names.table_literal(),
+            last_value = sql::last_value("sequence"),
             expires_at = micros("lease.expires_at"),
             sequence = self.names.sequence(),
             schema = self.names.schema,

@@ -1,5 +1,7 @@
 //! Replay: reading what may be replayed, and taking it out of a ledger.
 
+use std::borrow::Cow;
+
 use async_trait::async_trait;
 use chrono::DateTime;
 use sqlx::postgres::{PgConnection, PgRow};
@@ -7,6 +9,7 @@ use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
 use super::Postgres;
 use super::link::{BEGIN, limited};
+use super::rows;
 use super::sql::{self, quoted};
 use crate::ledger::RangeSet;
 use crate::source::SourceError;
@@ -81,7 +84,8 @@ impl Replays for Postgres {
         limit: usize,
     ) -> Result<Vec<Candidate>, SourceError> {
         let mut candidates = Vec::new();
-        let sql = self.rows_sql(sink, after, through, limit);
+        let facts = self.inspected().await?;
+        let sql = facts.encoding_sql().to_owned() + &self.rows_sql(sink, after, through, limit);
         let mut link = self.link.lock().await;
         link.query(READ, sql, |row| {
             candidates.push(candidate(&row)?);
@@ -112,10 +116,11 @@ impl Replays for Postgres {
 
 fn candidate(row: &PgRow) -> Result<Candidate, sqlx::Error> {
     let micros: Option<i64> = row.try_get("created_at")?;
+    let text = |column| Ok::<_, sqlx::Error>(rows::lossy(row, column)?.map(Cow::into_owned));
     Ok(Candidate {
         seq: row.try_get("seq")?,
-        event_type: row.try_get("event_type")?,
-        aggregate_id: row.try_get("aggregate_id")?,
+        event_type: text("event_type")?.unwrap_or_default(),
+        aggregate_id: text("aggregate_id")?,
         created_at: micros.and_then(DateTime::from_timestamp_micros),
         is_dead: row.try_get("is_dead")?,
     })

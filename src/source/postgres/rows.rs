@@ -45,16 +45,18 @@ pub(super) fn event(row: &PgRow, payload_type: PayloadType) -> Result<Event, sql
     })
 }
 
-/// Text as the program takes it. A database in the encoding SQL_ASCII takes and gives any bytes.
+/// Text as the program takes it.
 fn text(row: &PgRow, column: &str, flaws: &mut Vec<String>) -> Result<Option<String>, sqlx::Error> {
-    let Some(bytes) = bytes(row, column)? else {
-        return Ok(None);
-    };
-    let text = String::from_utf8_lossy(bytes);
-    if matches!(text, Cow::Owned(_)) {
+    let text = lossy(row, column)?;
+    if matches!(text, Some(Cow::Owned(_))) {
         flaws.push(format!("{column} is not UTF-8"));
     }
-    Ok(Some(text.into_owned()))
+    Ok(text.map(Cow::into_owned))
+}
+
+/// The same, owned where it had to be changed: a database in the encoding SQL_ASCII takes and gives any bytes.
+pub(super) fn lossy<'r>(row: &'r PgRow, column: &str) -> Result<Option<Cow<'r, str>>, sqlx::Error> {
+    Ok(bytes(row, column)?.map(String::from_utf8_lossy))
 }
 
 fn created_at(row: &PgRow, flaws: &mut Vec<String>) -> Result<DateTime<Utc>, sqlx::Error> {

@@ -153,6 +153,19 @@ pub(super) fn ranges(row: &PgRow, column: &str) -> Result<RangeSet, sqlx::Error>
     })
 }
 
+/// How far a sequence, an expression, has come: the number that it gave out last, or would have before the next; 0 if it
+/// is gone.
+///
+/// The catalog's function tells nothing of a sequence that was set and not drawn from since (`setval(…, false)`). Then
+/// the sequence is asked itself, by the one function of every server that runs a statement whose names are only known
+/// as it runs. Who may not SELECT from the sequence gets an error, never a number.
+pub(super) fn last_value(sequence: &str) -> String {
+    format!(
+        "coalesce(pg_sequence_last_value({sequence}), (SELECT word::int8 FROM ts_stat('SELECT array_to_tsvector(\
+         ARRAY[(last_value - (NOT is_called)::int)::text]) FROM ' || ({sequence})::text)), 0)"
+    )
+}
+
 /// A time as microseconds since 1970; NULL if no `DateTime` could hold it. That one ends some ten thousand years later.
 pub(super) fn micros(time: &str) -> String {
     const MAX_SECONDS: i64 = 7_900_000_000_000;

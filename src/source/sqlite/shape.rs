@@ -240,7 +240,8 @@ impl Word {
     }
 
     fn names(&self, table: &str) -> bool {
-        let (Self::Bare(name) | Self::Name(name)) = self else {
+        // SQLite takes a string as a name where only a name can stand.
+        let (Self::Bare(name) | Self::Name(name) | Self::Text(name)) = self else {
             return false;
         };
         name.eq_ignore_ascii_case(table)
@@ -335,6 +336,7 @@ mod tests {
         for (body, expected) in [
             ("DELETE FROM outbox WHERE seq < 5", Some("deletes")),
             ("SELECT 1; DELETE FROM main.\"Outbox\"", Some("deletes")),
+            ("DELETE FROM 'outbox'", Some("deletes")),
             ("UPDATE OR IGNORE [outbox] SET sent_at = 1", Some("changes")),
             ("UPDATE pick SET n = (SELECT max(seq) FROM outbox)", None),
             ("DELETE FROM pick WHERE x = 'DELETE FROM outbox'", None),

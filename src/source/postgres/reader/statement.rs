@@ -50,18 +50,13 @@ impl PostgresReader {
     /// The facts about the server beside `rows`, and `rows` only if they are to be believed: one row at least,
     /// whose event columns are NULL if there is no event.
     pub(super) fn framed(&self, rows: &str, ended: &str) -> String {
-        // Else the server refuses a whole answer for what is no UTF-8 in it.
-        let encoding = if self.facts.any_bytes {
-            "SET LOCAL client_encoding = 'SQL_ASCII'; "
-        } else {
-            ""
-        };
         format!(
             "{encoding}SELECT fact.unchanged, fact.ended, fact.last_value, event.seq, event.id, event.event_type, \
              event.aggregate_type, event.aggregate_id, event.payload, event.headers, \
              CASE WHEN event.created_at IS NOT NULL THEN coalesce({micros}, '{NO_TIME}'::int8) END AS created_at \
              FROM ({facts}) AS fact \
              LEFT JOIN ({rows}) AS event ON fact.unchanged AND NOT fact.ended ORDER BY event.seq",
+            encoding = self.facts.encoding_sql(),
             micros = sql::micros("event.created_at"),
             facts = self.facts_sql(ended),
         )
@@ -74,10 +69,11 @@ impl PostgresReader {
         format!(
             "SELECT {unchanged} AND pg_relation_filenode(own.sequence)::int8 = {filenode} \
              AND {not_behind} AND {all_visible} AS unchanged, {ended} AS ended, own.last_value \
-             FROM (SELECT sequence, coalesce(pg_sequence_last_value(sequence), 0) AS last_value \
+             FROM (SELECT sequence, {last_value} AS last_value \
              FROM (SELECT {sequence} AS sequence OFFSET 0) AS named OFFSET 0) AS own",
             unchanged = self.names.unchanged(&self.lease),
             filenode = self.lease.sequence_filenode,
+            last_value = sql::last_value("sequence"),
             not_behind = if sabotage::is_on(Sabotage::LongMemory) {
                 "true".to_owned()
             } else {

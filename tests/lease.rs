@@ -194,6 +194,50 @@ async fn a_look_for_where_to_start_takes_as_long_as_it_takes_and_ends_with_a_sto
 }
 
 #[tokio::test]
+async fn a_look_for_where_a_new_sink_starts_holds_up_nobody_else() {
+    let (database, stream, settings) = setting().await;
+    let relay = Relay::ready(&settings).await;
+    database.insert("Before", Some("key"), 10).await;
+    stream.await_len(10, SLACK).await;
+    relay.stop().await;
+    // What the look calls, and delivering doesn't, waits.
+    let name: String = database.value("SELECT current_database()::text").await;
+    database
+        .execute(&format!(
+            "CREATE FUNCTION public.int8range(first int8, past int8) RETURNS int8range LANGUAGE plpgsql AS \
+             $$BEGIN IF current_query() LIKE '%island%' THEN PERFORM pg_advisory_xact_lock_shared(1); END IF; \
+             RETURN pg_catalog.int8range(first, past); END$$; \
+             ALTER DATABASE {name} SET search_path = public, pg_catalog"
+        ))
+        .await;
+    let mut holder = database.connect().await;
+    let hold = "SELECT pg_advisory_lock(1)";
+    holder.execute(hold).await.expect("hold up the look");
+
+    let late = Stream::create_forgetful(&nats::shared()).await;
+    let settings = settings
+        .publishing("late", &late)
+        .set("sinks.late.start", "latest");
+    let relay = Relay::start(&settings);
+    eventually("it looks", SLACK, async || {
+        let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted \
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        (database.value::<i64>(waiting).await == 1).then_some(())
+    })
+    .await;
+    database.insert("Meanwhile", Some("key"), 10).await;
+    stream.await_len(20, SLACK).await;
+    holder
+        .execute("SELECT pg_advisory_unlock(1)")
+        .await
+        .expect("let it look");
+    // Those that came after the look began.
+    late.await_len(10, SLACK).await;
+    relay.stop().await;
+    assert_eq!(late.len().await, 10, "and none before");
+}
+
+#[tokio::test]
 async fn a_standby_is_ready_and_says_that_it_stands_by() {
     let (_database, _stream, settings) = setting().await;
     let (active, standby) = pair(&settings).await;

@@ -53,7 +53,7 @@ impl Acquisition<'_> {
         if let Some(obstacle) = self.guard(&sequence).await? {
             return Ok(Err(obstacle));
         }
-        // A sink that gets no ledger stands for itself alone: it is refused when it joins.
+        // A sink that gets no ledger stands for itself alone: it joins, or is refused when it does.
         self.store_missing(sinks, token, &incarnation, &sequence)
             .await?;
         let stamped = self.stamp(token, sequence.filenode).await?;
@@ -239,7 +239,8 @@ impl Acquisition<'_> {
     }
 
     /// Stores ledgers for sinks that have none, before their first read. A sink that must say where it starts and
-    /// doesn't gets none: returns what to do about it.
+    /// doesn't gets none: returns what to do about it. Nor does one whose start is still to be looked up while others
+    /// have theirs.
     async fn store_missing(
         &mut self,
         sinks: &[SinkStart],
@@ -273,9 +274,10 @@ impl Acquisition<'_> {
                 ..
             } = *sequence;
             let starts = self.starts;
-            // What was not looked up, for somebody has dropped a ledger since, is looked up here and now.
             let delivered = match starts.delivered(start, incarnation, filenode, last_value) {
                 Some(looked_up) => format!("'{looked_up}'::int8multirange"),
+                None if !stored.is_empty() && self.source.is_looked_up(start) => continue,
+                // Somebody has dropped the last ledger since: it is looked up here and now.
                 None => self.source.delivered_at_start(start),
             };
             self.store(sink, token, &delivered).await?;

@@ -113,8 +113,11 @@ impl Acquisition<'_> {
         row.try_get("incarnation").map(Some)
     }
 
-    /// Whether the lease is still the one given; if so, nobody takes it over before this transaction ends.
+    /// Whether the lease is still the one given; if so, nobody takes it over before this transaction ends. Fails if
+    /// somebody has its row for longer than a renewal takes: it may be who takes it over, and waits for our locks.
     pub(super) async fn still_holds(&mut self, lease: &LeaseId) -> Result<bool, sqlx::Error> {
+        let limit = sqlx::raw_sql("SET LOCAL lock_timeout = '500ms'");
+        limit.execute(&mut *self.connection).await?;
         let sql = format!(
             "SELECT token FROM {}outbox_lease WHERE {} AND token = '{}' AND {} FOR SHARE",
             self.source.names.schema,

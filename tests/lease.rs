@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::Executor;
+use sqlx::{Executor, PgConnection};
 
 use crate::support::checker::check;
 use crate::support::database::Database;
@@ -61,6 +61,32 @@ async fn await_stored(database: &Database) {
     })
     .await;
 }
+
+/// Ends what [`holding`] begins.
+const LET_GO: &str = "SELECT pg_advisory_unlock(1)";
+
+/// A session that holds up whoever shares the advisory lock 1.
+async fn holding(database: &Database) -> PgConnection {
+    let mut holder = database.connect().await;
+    let hold = "SELECT pg_advisory_lock(1)";
+    holder.execute(hold).await.expect("nobody else holds it");
+    holder
+}
+
+/// Until somebody waits for it.
+async fn await_waiting(database: &Database) {
+    let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted \
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    eventually("somebody is held up", SLACK, async || {
+        (database.value::<i64>(waiting).await > 0).then_some(())
+    })
+    .await;
+}
+
+/// Has whoever stores a new ledger wait for the advisory lock.
+const WAIT_BEFORE_LEDGER: &str = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS \
+    $$BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN new; END$$; \
+    CREATE TRIGGER wait BEFORE INSERT ON outbox_ledger FOR EACH ROW EXECUTE FUNCTION wait()";
 
 fn gentle() -> Load {
     Load {
@@ -190,6 +216,134 @@ async fn a_look_for_where_to_start_takes_as_long_as_it_takes_and_ends_with_a_sto
     assert_eq!(leases, 0, "meanwhile another relay could take it");
     holder.execute("ROLLBACK").await.expect("still open");
     stream.await_len(10, SLACK).await;
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_look_for_where_a_new_sink_starts_holds_up_nobody_else() {
+    let (database, stream, settings) = setting().await;
+    let relay = Relay::ready(&settings).await;
+    database.insert("Before", Some("key"), 10).await;
+    stream.await_len(10, SLACK).await;
+    relay.stop().await;
+    // What the look calls, and delivering doesn't, waits.
+    let name: String = database.value("SELECT current_database()::text").await;
+    database
+        .execute(&format!(
+            "CREATE FUNCTION public.int8range(first int8, past int8) RETURNS int8range LANGUAGE plpgsql AS \
+             $$BEGIN IF current_query() LIKE '%island%' THEN PERFORM pg_advisory_xact_lock_shared(1); END IF; \
+             RETURN pg_catalog.int8range(first, past); END$$; \
+             ALTER DATABASE {name} SET search_path = public, pg_catalog"
+        ))
+        .await;
+    let mut holder = holding(&database).await;
+    let late = Stream::create_forgetful(&nats::shared()).await;
+    let settings = settings
+        .publishing("late", &late)
+        .set("sinks.late.start", "latest");
+    let relay = Relay::start(&settings);
+    await_waiting(&database).await;
+    database.insert("Meanwhile", Some("key"), 10).await;
+    stream.await_len(20, SLACK).await;
+    holder.execute(LET_GO).await.expect("let it look");
+    // Those that came after the look began.
+    late.await_len(10, SLACK).await;
+    relay.stop().await;
+    assert_eq!(late.len().await, 10, "and none before");
+}
+
+#[tokio::test]
+async fn a_relay_that_vanishes_within_a_transaction_leaves_no_lock_for_long() {
+    let (database, stream, settings) = setting().await;
+    database.execute(WAIT_BEFORE_LEDGER).await;
+    let mut holder = holding(&database).await;
+    let vanished = Relay::start(&settings);
+    await_waiting(&database).await;
+    vanished.signal(Signal::Stop);
+    holder.execute(LET_GO).await.expect("let it go on");
+    let successor = Relay::start(&settings);
+    await_lease(&successor, Duration::from_secs(90)).await;
+    database.insert("After", Some("key"), 10).await;
+    stream.await_len(10, SLACK).await;
+    successor.stop().await;
+    vanished.kill().await;
+}
+
+#[tokio::test]
+async fn a_ledger_that_is_locked_holds_up_its_own_sink_alone() {
+    let (database, stream, settings) = setting().await;
+    let second = Stream::create_forgetful(&nats::shared()).await;
+    let settings = settings.publishing("second", &second);
+    let relay = Relay::ready(&settings).await;
+    database.insert("Before", Some("key"), 10).await;
+    second.await_len(10, SLACK).await;
+    await_stored(&database).await;
+    let standing = "SELECT token::text FROM outbox_lease";
+    let session: String = database.value(standing).await;
+
+    let mut holder = database.connect().await;
+    holder
+        .execute("BEGIN; SELECT FROM outbox_ledger WHERE sink = 'second' FOR UPDATE")
+        .await
+        .expect("lock the ledger");
+    // It reads its ledger anew.
+    relay
+        .reload(&settings.set("sinks.second.timeout", "4s"))
+        .await;
+    throughout(
+        "the lease is renewed",
+        Duration::from_secs(15),
+        async || {
+            let lasts = "SELECT expires_at > clock_timestamp() FROM outbox_lease";
+            database.value::<bool>(lasts).await
+        },
+    )
+    .await;
+    eventually("it says so", SLACK, async || {
+        let said = relay.stderr().contains("the ledger could not be read anew");
+        said.then_some(())
+    })
+    .await;
+    database.insert("Meanwhile", Some("key"), 10).await;
+    stream.await_len(20, SLACK).await;
+    assert_eq!(second.len().await, 10, "it waits");
+    holder.execute("ROLLBACK").await.expect("still open");
+    second.await_len(20, SLACK).await;
+    let now: String = database.value(standing).await;
+    assert_eq!(now, session, "the session goes on");
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_sink_that_joins_makes_way_for_whoever_has_the_lease_row() {
+    let (database, _stream, settings) = setting().await;
+    let relay = Relay::ready(&settings).await;
+    await_lease(&relay, SLACK).await;
+    database.execute(WAIT_BEFORE_LEDGER).await;
+    let mut holder = holding(&database).await;
+    let late = Stream::create_forgetful(&nats::shared()).await;
+    let more = settings
+        .publishing("late", &late)
+        .set("sinks.late.start", "earliest");
+    relay.reload(&more).await;
+    await_waiting(&database).await;
+    let mut taking_over = database.connect().await;
+    taking_over
+        .execute("BEGIN; SELECT FROM outbox_lease FOR UPDATE")
+        .await
+        .expect("lock the lease");
+    holder.execute(LET_GO).await.expect("let it join");
+    // An acquisition would wait for it next.
+    let locked = "SELECT count(*) FROM pg_locks WHERE relation = 'outbox_source'::regclass \
+         AND mode = 'ShareRowExclusiveLock' AND granted";
+    // Before the server ends its statement.
+    at_most("it makes way", Duration::from_secs(15), async || {
+        (database.value::<i64>(locked).await == 0).then_some(())
+    })
+    .await;
+    taking_over.execute("ROLLBACK").await.expect("still open");
+    database.insert("After", Some("key"), 10).await;
+    late.await_len(10, SLACK).await;
     relay.stop().await;
 }
 

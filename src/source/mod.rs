@@ -57,14 +57,15 @@ pub trait Source: Send + Sync + std::fmt::Debug {
 
     /// Does what may take long before the next [`Source::acquire`], which must not: finds out where ledgers that
     /// `sinks` lack start, in a large table. Writes nothing, and may be dropped half-way. At once if another relay has
-    /// the lease.
+    /// the lease, or a sink has its ledger.
     async fn prepare(&self, _sinks: &[SinkStart]) -> Result<(), SourceError> {
         Ok(())
     }
 
     /// Takes the lease if nobody has it, and stamps a fresh token on every ledger of the source before reading
     /// them. Ledgers that `sinks` lack are stored first, but for those of sinks that must say where they start and
-    /// don't: these may [join](Source::join), and are refused, by themselves. `None` if another relay has the lease.
+    /// don't, or whose start takes long to find out while others have theirs: these [join](Source::join), or are
+    /// refused, by themselves. `None` if another relay has the lease.
     async fn acquire(&self, sinks: &[SinkStart]) -> Result<Option<Grant>, SourceError>;
 
     /// Prolongs the lease. `Ok(false)`: it has another token, or the server another incarnation.

@@ -53,7 +53,7 @@ impl Acquisition<'_> {
         if let Some(obstacle) = self.guard(&sequence).await? {
             return Ok(Err(obstacle));
         }
-        // A sink that gets no ledger stands for itself alone: it is refused when it joins.
+        // A sink that gets no ledger stands for itself alone: it joins, or is refused when it does.
         self.store_missing(sinks, token, &incarnation, &sequence)
             .await?;
         let stamped = self.stamp(token, sequence.filenode).await?;
@@ -113,8 +113,11 @@ impl Acquisition<'_> {
         row.try_get("incarnation").map(Some)
     }
 
-    /// Whether the lease is still the one given; if so, nobody takes it over before this transaction ends.
+    /// Whether the lease is still the one given; if so, nobody takes it over before this transaction ends. Fails if
+    /// somebody has its row for longer than a renewal takes: it may be who takes it over, and waits for our locks.
     pub(super) async fn still_holds(&mut self, lease: &LeaseId) -> Result<bool, sqlx::Error> {
+        let limit = sqlx::raw_sql("SET LOCAL lock_timeout = '500ms'");
+        limit.execute(&mut *self.connection).await?;
         let sql = format!(
             "SELECT token FROM {}outbox_lease WHERE {} AND token = '{}' AND {} FOR SHARE",
             self.source.names.schema,
@@ -239,7 +242,8 @@ impl Acquisition<'_> {
     }
 
     /// Stores ledgers for sinks that have none, before their first read. A sink that must say where it starts and
-    /// doesn't gets none: returns what to do about it.
+    /// doesn't gets none: returns what to do about it. Nor does one whose start is still to be looked up while others
+    /// have theirs.
     async fn store_missing(
         &mut self,
         sinks: &[SinkStart],
@@ -273,9 +277,10 @@ impl Acquisition<'_> {
                 ..
             } = *sequence;
             let starts = self.starts;
-            // What was not looked up, for somebody has dropped a ledger since, is looked up here and now.
             let delivered = match starts.delivered(start, incarnation, filenode, last_value) {
                 Some(looked_up) => format!("'{looked_up}'::int8multirange"),
+                None if !stored.is_empty() && self.source.is_looked_up(start) => continue,
+                // Somebody has dropped the last ledger since: it is looked up here and now.
                 None => self.source.delivered_at_start(start),
             };
             self.store(sink, token, &delivered).await?;

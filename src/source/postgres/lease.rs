@@ -131,6 +131,7 @@ impl Postgres {
     }
 
     /// Stamps the token on a ledger that is there, and reads it; `None` if it isn't, or the lease is no longer ours.
+    /// Fails if somebody has the ledger locked for long: the renewals don't wait behind it.
     async fn try_reclaim(
         &self,
         lease: &LeaseId,
@@ -139,7 +140,7 @@ impl Postgres {
         // The lease row is locked before the ledger is stamped: whoever takes the lease over afterwards stamps
         // its own token over this one. A ledger that is void since is nobody's: the next acquisition says so.
         let sql = format!(
-            "WITH lease AS (SELECT token FROM {schema}outbox_lease WHERE {key} AND token = '{token}' \
+            "SET LOCAL lock_timeout = '1s'; WITH lease AS (SELECT token FROM {schema}outbox_lease WHERE {key} AND token = '{token}' \
              AND {unchanged} FOR UPDATE) \
              UPDATE {schema}outbox_ledger AS ledger SET token = lease.token FROM lease WHERE {key} \
              AND sink = {sink} AND EXISTS (SELECT FROM {schema}outbox_source WHERE {key} \
@@ -154,12 +155,13 @@ impl Postgres {
             sink = sql::literal(sink),
         );
         let mut ledger = None;
-        let mut link = self.link.lock().await;
+        let mut link = Link::new(self.options.clone());
         link.query(RECLAIM, sql, |row| {
             ledger = Some(stored_ledger(&row)?);
             Ok(())
         })
         .await?;
+        link.close().await;
         Ok(ledger)
     }
 }

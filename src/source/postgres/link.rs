@@ -20,7 +20,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 const SERVER_TIMEOUT: &str = "25s";
 
 /// Settings of each session, whatever the role or the database has been given.
-const SETTINGS: [(&str, &str); 5] = [
+const SETTINGS: [(&str, &str); 8] = [
     ("statement_timeout", SERVER_TIMEOUT),
     // The compiler costs more than it saves on any of our statements.
     ("jit", "off"),
@@ -28,11 +28,16 @@ const SETTINGS: [(&str, &str); 5] = [
     ("bytea_output", "hex"),
     // A connection waits for its next event for as long as that takes.
     ("idle_session_timeout", "0"),
-    ("idle_in_transaction_session_timeout", "0"),
+    // Between two statements, never: a host that loses power there would leave its locks behind for hours.
+    ("idle_in_transaction_session_timeout", SERVER_TIMEOUT),
+    ("tcp_keepalives_idle", "30"),
+    ("tcp_keepalives_interval", "10"),
+    ("tcp_keepalives_count", "3"),
 ];
 
-/// Begins a transaction whose statements the server ends in time, behind a pooler too.
-pub(super) const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = '25s'";
+/// Begins a transaction that the server ends in time, whether it works or waits for its client; behind a pooler too.
+pub(super) const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = '25s'; \
+    SET LOCAL idle_in_transaction_session_timeout = '25s'";
 
 /// What stands before a message where a pooler refuses settings of the session. It is part of the message's
 /// transaction and ends with it.

@@ -73,13 +73,14 @@ fn missing(sinks: &[SinkStart], stored: &[String]) -> Vec<Start> {
 }
 
 impl Postgres {
-    /// Looks up the starts of the ledgers that `sinks` lack, unless another relay has the lease: it stores them.
+    /// Looks up the starts of the ledgers that `sinks` lack, unless another relay has the lease, which stores them, or
+    /// some have a ledger: these don't wait, and the others join by themselves.
     pub(super) async fn starts_before_lease(
         &self,
         sinks: &[SinkStart],
     ) -> Result<Starts, SourceError> {
         let (held, stored) = self.standing().await?;
-        if held {
+        if held || !stored.is_empty() {
             return Ok(Starts::default());
         }
         self.look_up(&missing(sinks, &stored)).await
@@ -149,7 +150,7 @@ impl Postgres {
     }
 
     /// Whether the table tells where it is.
-    fn is_looked_up(&self, start: Start) -> bool {
+    pub(super) fn is_looked_up(&self, start: Start) -> bool {
         match start {
             Start::Earliest => false,
             Start::Latest => true,

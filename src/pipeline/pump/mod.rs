@@ -308,6 +308,9 @@ impl Pump {
         }
         if let Some(outage) = &self.outage {
             consider(outage.probe_at);
+            if let Some(at) = outage.follow_at {
+                consider(at);
+            }
         }
         if self.reading.is_none() {
             consider(self.read_at.max(self.retry_read_at));

@@ -69,6 +69,13 @@ impl Line {
         }
     }
 
+    /// Acknowledges everything but the first, as if that were for a partition without a leader.
+    fn answer_others(&self) {
+        let first = self.lock().waiting.pop_front();
+        self.answer(usize::MAX);
+        self.lock().waiting.extend(first);
+    }
+
     /// Fails everything that waits, and nothing of it is stored.
     fn take_back(&self) {
         for (_, answer) in self.lock().waiting.drain(..) {
@@ -319,6 +326,34 @@ async fn after_a_break_down_the_first_goes_alone_and_then_the_others_in_order() 
         .until("all", || running.line.stored().len() == 6)
         .await;
     assert_eq!(running.line.stored(), [1, 2, 3, 4, 5, 6]);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_is_stuck_stops_no_others() {
+    let mut all = events(1..2, "stuck");
+    all.extend(events(2..21, "a"));
+    let running = Running::start(vec![all]);
+    running.waits(8).await;
+    running.line.step(Step::BreakDown(0)).await;
+    running.waits(1).await;
+    // The others follow it, and what fails with it goes behind it once more.
+    running.waits(8).await;
+    running.line.step(Step::BreakDown(0)).await;
+    running.waits(1).await;
+    running.waits(8).await;
+    running
+        .until("all others", || {
+            running.line.answer_others();
+            running.line.stored().len() == 19
+        })
+        .await;
+    assert_eq!(running.line.stored(), (2..21).collect::<Vec<_>>());
+    assert_eq!(running.status.report().pipelines[0].sink_state, "connected");
+    running.line.answer(1);
+    running
+        .until("all", || running.line.stored().len() == 20)
+        .await;
     running.stop().await;
 }
 

@@ -194,7 +194,6 @@ impl Line {
         slot.is_retiring = producer.in_flight_count() > 0;
         if !slot.is_retiring {
             slot.producer = None;
-            tracing::info!("the Kafka producer is made anew, and sends batches again");
         }
     }
 

@@ -111,7 +111,7 @@ impl Pump {
         let answer = match self.order {
             KeyOrder::Gated => Either::Left(self.stack.clone().oneshot(Arc::clone(&event))),
             KeyOrder::Kept => {
-                self.stall.begins(number);
+                self.stall.begins(number, event.seq);
                 Either::Right(self.handed_over(Arc::clone(&event)))
             }
         };

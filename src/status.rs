@@ -89,6 +89,8 @@ pub struct Activity {
     pub oldest_pending: Option<DateTime<Utc>>,
     /// Ranges of `seq` below the highest seen that are neither seen nor closed.
     pub holes: usize,
+    /// Since when an event waits for its acknowledgement while others get theirs, if that is too long.
+    pub overdue_since: Option<Instant>,
     /// Destinations that take nothing now, if there are any.
     pub busy: Option<Busy>,
 }

@@ -89,6 +89,9 @@ pub struct ActivityReport {
     pub oldest_pending_seconds: Option<f64>,
     /// Ranges of `seq` below the highest seen that are neither seen nor closed.
     pub holes: usize,
+    /// Since when an event waits for its acknowledgement while others get theirs; null if none waits for longer than
+    /// three times the sink's `timeout`. Only of sinks that keep order themselves (Kafka).
+    pub overdue_since: Option<DateTime<Utc>>,
     /// Events whose destination takes nothing now, such as a full queue. They are among those parked.
     pub busy: usize,
     /// Since when there are such destinations; null if there are none.
@@ -186,6 +189,7 @@ fn activity(activity: &Activity) -> ActivityReport {
         pending: activity.pending,
         oldest_pending_seconds: activity.oldest_pending.map(age),
         holes: activity.holes,
+        overdue_since: activity.overdue_since.map(|at| Utc::now() - at.elapsed()),
         busy: busy.map_or(0, |busy| busy.events),
         busy_since: busy.map(|busy| Utc::now() - busy.since.elapsed()),
         busy_error: busy.map(|busy| busy.error.clone()),
@@ -260,6 +264,7 @@ mod tests {
             "in_flight",
             "last_flush_seconds",
             "oldest_pending_seconds",
+            "overdue_since",
             "parked",
             "pending",
             "sink",

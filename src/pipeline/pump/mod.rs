@@ -3,8 +3,8 @@
 //! One task per pipeline. It owns the gate, the limits, the probing of an outage and the timing of flushes; it
 //! never waits for one thing while another could go on. Its parts: [`publishing`](self) hands events to the
 //! stack and acts on verdicts, [`reading`](self) keeps events coming, [`storing`](self) keeps the ledger,
-//! [`stall`](self) tells when a sink that keeps order itself answers nothing, [`busy`](self) which events wait for a
-//! destination that takes nothing.
+//! [`stall`](self) tells when a sink that keeps order itself answers nothing, or not for all, [`busy`](self) which
+//! events wait for a destination that takes nothing.
 
 mod busy;
 mod looking;
@@ -308,6 +308,9 @@ impl Pump {
         }
         if let Some(outage) = &self.outage {
             consider(outage.probe_at);
+            if let Some(at) = outage.follow_at {
+                consider(at);
+            }
         }
         if self.reading.is_none() {
             consider(self.read_at.max(self.retry_read_at));
@@ -339,6 +342,7 @@ impl Pump {
         self.tick_at = now + TICK;
         self.look_at_lease();
         self.look_for_stall(now);
+        self.look_for_overdue(now);
         self.look_at_busy(now);
         let oldest = self.held.first_key_value();
         let activity = Activity {
@@ -347,6 +351,7 @@ impl Pump {
             pending: (self.held.len() + self.gate.unloaded()) as u64 + self.unread,
             oldest_pending: oldest.map(|(_, created_at)| *created_at),
             holes: self.holes,
+            overdue_since: self.stall.overdue_since(),
             busy: self.busy.shown(),
         };
         let is_available = self.outage.is_none() && !self.stall.is_on();

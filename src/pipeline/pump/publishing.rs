@@ -20,6 +20,10 @@ use crate::source::DeadLetter;
 /// Events handed to the stack between two looks at everything else.
 const BURST: usize = 256;
 
+/// How long a probe of a sink that keeps order itself goes alone. It has no timeout, and its own destination may be all
+/// that is away: others follow it then.
+const ALONE: Duration = Duration::from_millis(300);
+
 /// An attempt on its way.
 pub(super) type Attempt = Pin<Box<dyn Future<Output = Attempted> + Send>>;
 
@@ -40,6 +44,8 @@ pub(super) struct Outage {
     pub(super) probe_at: Instant,
     /// Attempts from this one on are probes.
     first_probe: u64,
+    /// From when on others follow the probe that is out, in order: where it fails, they do.
+    pub(super) follow_at: Option<Instant>,
 }
 
 impl Pump {
@@ -83,8 +89,9 @@ impl Pump {
         }
         match &self.outage {
             // The oldest event probes, alone.
-            Some(outage) => self.in_flight.is_empty() && now >= outage.probe_at,
-            None => self.in_flight.len() < self.limits.max_in_flight,
+            Some(outage) if self.in_flight.is_empty() => now >= outage.probe_at,
+            Some(outage) if outage.follow_at.is_none_or(|at| now < at) => false,
+            _ => self.in_flight.len() < self.limits.max_in_flight,
         }
     }
 
@@ -92,13 +99,19 @@ impl Pump {
         let number = self.attempts;
         self.attempts += 1;
         self.is_recalled = false;
+        if let Some(outage) = &mut self.outage
+            && self.in_flight.is_empty()
+        {
+            let follows = self.order == KeyOrder::Kept;
+            outage.follow_at = follows.then(|| Instant::now() + ALONE);
+        }
         if sabotage::is_on(Sabotage::EarlyLedger) {
             self.ledger.gone(event.seq);
         }
         let answer = match self.order {
             KeyOrder::Gated => Either::Left(self.stack.clone().oneshot(Arc::clone(&event))),
             KeyOrder::Kept => {
-                self.stall.begins(number);
+                self.stall.begins(number, event.seq);
                 Either::Right(self.handed_over(Arc::clone(&event)))
             }
         };
@@ -249,6 +262,7 @@ impl Pump {
                 if number >= outage.first_probe {
                     outage.probe_at = probe_at;
                     outage.first_probe = self.attempts;
+                    outage.follow_at = None;
                 }
                 self.status.sink_is_away(&error.chain());
             }
@@ -262,6 +276,7 @@ impl Pump {
                     since: Instant::now(),
                     probe_at,
                     first_probe: self.attempts,
+                    follow_at: None,
                 });
             }
         }

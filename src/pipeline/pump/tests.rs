@@ -69,6 +69,13 @@ impl Line {
         }
     }
 
+    /// Acknowledges everything but the first, as if that were for a partition without a leader.
+    fn answer_others(&self) {
+        let first = self.lock().waiting.pop_front();
+        self.answer(usize::MAX);
+        self.lock().waiting.extend(first);
+    }
+
     /// Fails everything that waits, and nothing of it is stored.
     fn take_back(&self) {
         for (_, answer) in self.lock().waiting.drain(..) {
@@ -306,47 +313,6 @@ async fn a_refused_event_is_dead_at_once_and_holds_nothing_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_break_down_the_first_goes_alone_and_then_the_others_in_order() {
-    let running = Running::start(vec![events(1..7, "a")]);
-    running.waits(6).await;
-    running.line.answer(2);
-    running.line.step(Step::BreakDown(0)).await;
-    running.waits(1).await;
-    running.line.answer(1);
-    running.waits(3).await;
-    running.line.answer(3);
-    running
-        .until("all", || running.line.stored().len() == 6)
-        .await;
-    assert_eq!(running.line.stored(), [1, 2, 3, 4, 5, 6]);
-    running.stop().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn silence_shows_as_an_outage_and_sends_nothing_twice() {
-    let running = Running::start(vec![events(1..4, "a")]);
-    running.waits(3).await;
-    running.line.step(Step::Silence(70)).await;
-    let obstacles = running.status.obstacles();
-    assert_eq!(obstacles.len(), 1);
-    assert!(
-        obstacles[0].contains("no acknowledgement within 2s"),
-        "{obstacles:?}"
-    );
-    assert_eq!(running.line.lock().waiting.len(), 3);
-    running.line.answer(1);
-    running
-        .until("it is back", || running.status.obstacles().is_empty())
-        .await;
-    running.line.answer(2);
-    running
-        .until("all", || running.line.stored().len() == 3)
-        .await;
-    assert_eq!(running.line.stored(), [1, 2, 3]);
-    running.stop().await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn at_the_end_of_the_lease_the_line_is_emptied_and_filled_again_when_it_is_back() {
     let running = Running::start(vec![events(1..7, "a")]);
     running.waits(6).await;
@@ -370,53 +336,5 @@ async fn at_the_end_of_the_lease_the_line_is_emptied_and_filled_again_when_it_is
     running.stop().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_ends_without_the_broker_is_no_silence_of_it() {
-    let running = Running::start(vec![events(1..2, "a")]);
-    running.waits(1).await;
-    running.line.step(Step::Silence(1)).await;
-    running.line.step(Step::Decline).await;
-    running.line.step(Step::Silence(70)).await;
-    let later = events(2..3, "a");
-    let script = running
-        .script
-        .0
-        .lock()
-        .map(|mut batches| batches.push_back(later));
-    script.expect("nobody panics with it");
-    running.waits(1).await;
-    running.line.step(Step::Silence(1)).await;
-    assert_eq!(running.status.report().pipelines[0].sink_state, "connected");
-    // It is one now, and over when that event has ended without the broker, too.
-    running.line.step(Step::Silence(3)).await;
-    assert_eq!(running.status.report().pipelines[0].sink_state, "away");
-    running.line.step(Step::Decline).await;
-    let back = || running.status.report().pipelines[0].sink_state == "connected";
-    running.until("the sink is back", back).await;
-    running.stop().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_event_that_the_client_does_not_take_ends_no_outage() {
-    let running = Running::start(vec![events(1..3, "a")]);
-    running.waits(2).await;
-    running.line.step(Step::BreakDown(0)).await;
-    running.waits(1).await;
-    // Long enough for the outage to show.
-    running.line.step(Step::Silence(70)).await;
-    assert_eq!(running.status.obstacles().len(), 1);
-    running.line.step(Step::Decline).await;
-    running
-        .until("a dead letter", || running.table.dead() == [1].into())
-        .await;
-    assert_eq!(running.status.obstacles().len(), 1);
-    running.waits(1).await;
-    assert_eq!(running.status.obstacles().len(), 1);
-    running.line.answer(1);
-    running
-        .until("it is back", || running.status.obstacles().is_empty())
-        .await;
-    running.stop().await;
-}
-
+mod away;
 mod random;

@@ -39,6 +39,7 @@ impl Doubts {
         inner.known.clear();
         if inner.trusts_batches() {
             inner.taken_alone = None;
+            tracing::info!("messages are sent in batches again");
         }
         inner.taken_alone.is_some()
     }
@@ -58,7 +59,13 @@ impl Doubts {
     /// alone. Not in smaller batches, step by step: of a producer that it has nothing of in the partition yet a broker
     /// takes what comes behind a batch that it refused, and so events before those that were refused with another.
     pub(super) fn distrust_batches(&self) {
-        self.inner().taken_alone = Some(0);
+        if self.inner().taken_alone.replace(0).is_none() {
+            tracing::warn!(
+                "a broker refused a batch for one of its messages: each goes alone now, one per round trip, until \
+                 {GOOD_MESSAGES} in a row were taken; where more are refused than about one in {GOOD_MESSAGES}, it \
+                 stays so"
+            );
+        }
     }
 
     /// The topic took an event.

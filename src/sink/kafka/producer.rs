@@ -36,6 +36,10 @@ type Producer = BaseProducer<Reports>;
 /// How often the thread looks whether it is to go on; reports are handed on as they come.
 const POLL: Duration = Duration::from_millis(100);
 
+/// How long a producer that retires may take to answer for what it holds. What is for a partition without a leader it
+/// holds for ever, and nothing at all is published meanwhile.
+const RETIRING: Duration = Duration::from_secs(1);
+
 /// How long a closed producer may take to answer for what it holds. Nobody waits for that any more.
 const CLOSING: Duration = Duration::from_secs(5);
 
@@ -178,7 +182,7 @@ impl Line {
         }
     }
 
-    /// Hands nothing more to the present producer, and lets it go once it has answered for what it holds: nothing of
+    /// Hands nothing more to the present producer, and lets it go if it has answered for what it holds: nothing of
     /// that fails, and what is handed over meanwhile does.
     fn retire(&self, producer: &Arc<Producer>) {
         let mut slot = self.slot();
@@ -190,7 +194,6 @@ impl Line {
         slot.is_retiring = producer.in_flight_count() > 0;
         if !slot.is_retiring {
             slot.producer = None;
-            tracing::info!("the Kafka producer is made anew, and sends batches again");
         }
     }
 
@@ -289,13 +292,20 @@ impl Line {
             let present = slot.producer.as_ref();
             present.is_some_and(|present| Arc::ptr_eq(present, producer))
         };
+        let mut retires_since = None;
         while is_present() {
             producer.poll(POLL);
             if let Some((_, reason)) = producer.client().fatal_error() {
                 // What it holds would wait for ever.
                 self.give_up(&reason);
-            } else if self.doubts.trusts_batches_again() {
-                self.retire(producer);
+            } else if retires_since.is_some() || self.doubts.trusts_batches_again() {
+                // To the end, whatever is refused meanwhile: it takes nothing more.
+                let since = *retires_since.get_or_insert_with(Instant::now);
+                if since.elapsed() < RETIRING {
+                    self.retire(producer);
+                } else {
+                    self.give_up("what it still holds is for partitions that take nothing now");
+                }
             }
         }
         let since = Instant::now();

@@ -94,9 +94,10 @@ fn verdict(code: Option<Code>) -> Verdict {
         Some(Code::InvalidMessage) => {
             Batch("the broker found the message corrupt, or without a key")
         }
-        // Brokers name the message: all others of the batch fail as `InvalidDifferentRecord`.
-        Some(Code::InvalidTimestamp) => Message("the broker refused the message's timestamp"),
-        Some(Code::InvalidRecord) => Message("the broker found the record invalid"),
+        // Some brokers name the message, and all others of the batch fail as `InvalidDifferentRecord`; those of before
+        // Kafka 2.4 and some that aren't Kafka say it of the whole batch.
+        Some(Code::InvalidTimestamp) => Batch("the broker refused the message's timestamp"),
+        Some(Code::InvalidRecord) => Batch("the broker found the record invalid"),
         Some(Code::PolicyViolation) => Batch("the broker's policy refused the message"),
         Some(Code::TopicAuthorizationFailed) => {
             Message("the broker doesn't allow this user to write to the topic")
@@ -212,12 +213,17 @@ mod tests {
 
     #[test]
     fn a_batch_is_blamed_only_if_the_message_was_not_alone() {
-        for code in [Code::MessageSizeTooLarge, Code::InvalidMessage] {
+        for code in [
+            Code::MessageSizeTooLarge,
+            Code::InvalidMessage,
+            Code::InvalidTimestamp,
+            Code::InvalidRecord,
+        ] {
             let among_others = failure(code, false, true);
             assert!(among_others.is_of_batch());
             assert_eq!(classify(among_others).meaning(), Unavailable, "{code:?}");
         }
-        let named = failure(Code::InvalidTimestamp, false, true);
+        let named = failure(Code::InvalidTopic, false, true);
         assert!(!named.is_of_batch());
         assert_eq!(classify(named).meaning(), Rejected);
         let innocent = failure(Code::InvalidDifferentRecord, false, true);

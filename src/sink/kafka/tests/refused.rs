@@ -9,9 +9,10 @@ const TOO_LARGE: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO
 async fn send_refused(
     cluster: &Cluster,
     sink: &mut KafkaSink,
+    refusal: RDKafkaRespErr,
     messages: impl IntoIterator<Item = Message>,
 ) -> Vec<Outcome> {
-    cluster.request_errors(RDKafkaApiKey::Produce, &[TOO_LARGE, TOO_LARGE]);
+    cluster.request_errors(RDKafkaApiKey::Produce, &[refusal, refusal]);
     let outcomes = send(sink, messages).await;
     cluster.clear_request_errors(RDKafkaApiKey::Produce);
     outcomes
@@ -45,16 +46,23 @@ async fn a_forbidden_topic_rejects_its_own_messages_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_is_refused_shows_which_message_it_was() {
-    let cluster = cluster(1);
-    let mut sink = sink(&cluster, &[("linger.ms", "50")]).await;
-    assert!(deliver(&mut sink, 1..=5).await.is_empty());
-    // Refused with others: nobody is rejected.
-    let messages = (6..=200).map(|seq| message(TOPIC, seq));
-    let outcomes = send_refused(&cluster, &mut sink, messages).await;
-    let left = failed(&outcomes, Meaning::Unavailable);
-    assert_eq!(left, (6..=200).collect::<Vec<_>>());
-    assert!(deliver(&mut sink, left).await.is_empty());
-    assert_complete(&cluster, 1..=200);
+    // Brokers that don't name the record give each message of its batch the last two as well.
+    for refusal in [
+        TOO_LARGE,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP,
+    ] {
+        let cluster = cluster(1);
+        let mut sink = sink(&cluster, &[("linger.ms", "50")]).await;
+        assert!(deliver(&mut sink, 1..=5).await.is_empty());
+        // Refused with others: nobody is rejected.
+        let messages = (6..=200).map(|seq| message(TOPIC, seq));
+        let outcomes = send_refused(&cluster, &mut sink, refusal, messages).await;
+        let left = failed(&outcomes, Meaning::Unavailable);
+        assert_eq!(left, (6..=200).collect::<Vec<_>>(), "{refusal:?}");
+        assert!(deliver(&mut sink, left).await.is_empty());
+        assert_complete(&cluster, 1..=200);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,7 +75,7 @@ async fn what_shares_a_refused_batch_is_innocent_however_large() {
         body: vec![b'x'; 30_000].into(),
         ..message(TOPIC, seq)
     };
-    let outcomes = send_refused(&cluster, &mut sink, (1..=6).map(large)).await;
+    let outcomes = send_refused(&cluster, &mut sink, TOO_LARGE, (1..=6).map(large)).await;
     assert_eq!(failed(&outcomes, Meaning::Rejected), [0; 0]);
     assert_eq!(failed(&outcomes, Meaning::Unavailable), [1, 2, 3, 4, 5, 6]);
     // The next producer sends each alone, and what is refused then is meant.
@@ -87,7 +95,7 @@ async fn batches_are_sent_again_once_many_messages_were_taken_alone() {
     let cluster = cluster(1);
     let mut sink = sink(&cluster, &[("linger.ms", "50")]).await;
     let messages = (1..=20).map(|seq| message(TOPIC, seq));
-    send_refused(&cluster, &mut sink, messages).await;
+    send_refused(&cluster, &mut sink, TOO_LARGE, messages).await;
     assert!(deliver(&mut sink, 1..=20).await.is_empty());
     assert!(sink.line.0.doubts().are_there());
     // The change of producers comes in the middle of them.
@@ -99,6 +107,28 @@ async fn batches_are_sent_again_once_many_messages_were_taken_alone() {
     }
     assert!(deliver(&mut sink, 2_001..=2_100).await.is_empty());
     assert_complete(&cluster, 1..=2_100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_takes_nothing_holds_up_no_change_of_producers() {
+    let cluster = cluster(1);
+    cluster.create_topic("stuck", 1, 1).expect("a topic");
+    cluster
+        .partition_leader("stuck", 0, None)
+        .expect("no leader");
+    let mut sink = sink(&cluster, &[("linger.ms", "50")]).await;
+    let messages = (1..=20).map(|seq| message(TOPIC, seq));
+    send_refused(&cluster, &mut sink, TOO_LARGE, messages).await;
+    assert!(deliver(&mut sink, 1..=20).await.is_empty());
+    let stuck = tokio::spawn(sink.call(message("stuck", 1)));
+    // Behind it comes the change to the producer that sends batches again.
+    stream(&mut sink, 21, 2_000).await;
+    let answer = stuck.await.expect("no panic");
+    assert_eq!(
+        answer.expect_err("given up").meaning(),
+        Meaning::Unavailable
+    );
+    assert_complete(&cluster, 1..=2_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,6 +19,8 @@ pub(super) enum Failure {
     Confused(&'static str),
     /// The broker refused a message to this exchange a moment ago, in these words, and was not asked for this one.
     Known(String),
+    /// A queue did not take another message for this destination a moment ago, and was not asked for this one.
+    Full(Destination),
     /// The channel ended while the message was in flight on it, with others.
     Channel(lapin::Error),
     /// The channel ended, and nothing but this message was in flight on it.
@@ -31,21 +33,7 @@ pub(super) enum Failure {
 
 /// What the broker's verdict means.
 pub(super) fn read(verdict: Verdict, destination: &Destination) -> Result<(), PublishError> {
-    let destination = match destination {
-        Destination::Exchange {
-            exchange,
-            routing_key,
-        } if exchange.is_empty() => format!("queue {}", Excerpt(routing_key)),
-        Destination::Exchange {
-            exchange,
-            routing_key,
-        } => format!(
-            "exchange {} with routing key {}",
-            Excerpt(exchange),
-            Excerpt(routing_key)
-        ),
-        other => other.to_string(),
-    };
+    let destination = shown(destination);
     match verdict {
         Verdict::Taken => Ok(()),
         Verdict::Returned(returned) => Err(PublishError::rejected(format!(
@@ -60,6 +48,24 @@ pub(super) fn read(verdict: Verdict, destination: &Destination) -> Result<(), Pu
     }
 }
 
+fn shown(destination: &Destination) -> String {
+    match destination {
+        Destination::Exchange {
+            exchange,
+            routing_key,
+        } if exchange.is_empty() => format!("queue {}", Excerpt(routing_key)),
+        Destination::Exchange {
+            exchange,
+            routing_key,
+        } => format!(
+            "exchange {} with routing key {}",
+            Excerpt(exchange),
+            Excerpt(routing_key)
+        ),
+        other => other.to_string(),
+    }
+}
+
 /// The one place that decides between an outage and a rejection.
 pub(super) fn classify(failure: Failure) -> PublishError {
     match failure {
@@ -71,6 +77,10 @@ pub(super) fn classify(failure: Failure) -> PublishError {
         // No attempt of this message: it was not asked for.
         Failure::Known(text) => PublishError::busy(format!(
             "RabbitMQ refused another message to this exchange a moment ago: {text}"
+        )),
+        Failure::Full(destination) => PublishError::busy(format!(
+            "a queue did not take another message a moment ago (basic.nack), is it full? {}",
+            shown(&destination)
         )),
         Failure::Channel(error) => {
             PublishError::unavailable("the channel to RabbitMQ was closed").caused_by(error)
@@ -166,7 +176,7 @@ mod tests {
         };
         use AMQPSoftError::{ACCESSREFUSED, NOTFOUND, PRECONDITIONFAILED, RESOURCELOCKED};
         use Failure::{
-            Alone, Blocked, Channel, Confused, Convicted, Disconnected, Known, Suspected,
+            Alone, Blocked, Channel, Confused, Convicted, Disconnected, Full, Known, Suspected,
         };
         let missing = || soft(NOTFOUND, "NOT_FOUND - no exchange 'e' in vhost '/'");
         let io = |kind: io::ErrorKind| lapin::Error::from(io::Error::from(kind));
@@ -183,6 +193,7 @@ mod tests {
                 "message size 9",
             ),
             (Known("no exchange 'e'".to_owned()), Busy, "no exchange 'e'"),
+            (Full(Destination::Implicit), Busy, "is it full?"),
             // In flight with others, nothing is certain.
             (Channel(missing()), Unavailable, "no exchange 'e'"),
             (Alone(soft(RESOURCELOCKED, "locked")), Unavailable, "locked"),

@@ -17,8 +17,8 @@ pub(super) enum Failure {
     Blocked(String),
     /// The broker said something that fits nothing in flight, so that no verdict can be relied on.
     Confused(&'static str),
-    /// The broker refused a message to this exchange a moment ago, in these words, and was not asked for this one.
-    Known(String),
+    /// The broker refused this exchange, in these words, while the message was waiting for its turn to ask.
+    Told(String),
     /// A queue did not take another message for this destination a moment ago, and was not asked for this one.
     Full(Destination),
     /// The channel ended while the message was in flight on it, with others.
@@ -74,10 +74,9 @@ pub(super) fn classify(failure: Failure) -> PublishError {
             PublishError::unavailable(format!("RabbitMQ blocks publishers: {reason}"))
         }
         Failure::Confused(what) => PublishError::unavailable(what),
-        // No attempt of this message: it was not asked for.
-        Failure::Known(text) => PublishError::busy(format!(
-            "RabbitMQ refused another message to this exchange a moment ago: {text}"
-        )),
+        Failure::Told(text) => {
+            PublishError::rejected(format!("RabbitMQ refused the message's exchange: {text}"))
+        }
         Failure::Full(destination) => PublishError::busy(format!(
             "a queue did not take another message a moment ago (basic.nack), is it full? {}",
             shown(&destination)
@@ -176,7 +175,7 @@ mod tests {
         };
         use AMQPSoftError::{ACCESSREFUSED, NOTFOUND, PRECONDITIONFAILED, RESOURCELOCKED};
         use Failure::{
-            Alone, Blocked, Channel, Confused, Convicted, Disconnected, Full, Known, Suspected,
+            Alone, Blocked, Channel, Confused, Convicted, Disconnected, Full, Suspected, Told,
         };
         let missing = || soft(NOTFOUND, "NOT_FOUND - no exchange 'e' in vhost '/'");
         let io = |kind: io::ErrorKind| lapin::Error::from(io::Error::from(kind));
@@ -192,7 +191,11 @@ mod tests {
                 Rejected,
                 "message size 9",
             ),
-            (Known("no exchange 'e'".to_owned()), Busy, "no exchange 'e'"),
+            (
+                Told("no exchange 'e'".to_owned()),
+                Rejected,
+                "no exchange 'e'",
+            ),
             (Full(Destination::Implicit), Busy, "is it full?"),
             // In flight with others, nothing is certain.
             (Channel(missing()), Unavailable, "no exchange 'e'"),

@@ -153,7 +153,7 @@ async fn publish(link: &Link, found: &Found, message: Message) -> Result<(), Pub
     let Some(request) = found.full.ask(&parcel) else {
         return Err(refusal::classify(Failure::Full(destination)));
     };
-    let flight = found.suspects.begin(parcel.id);
+    let flight = found.suspects.begin(&parcel);
     match session.publish(parcel).await {
         Ok(verdict) => {
             flight.answered();

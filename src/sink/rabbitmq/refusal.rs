@@ -27,8 +27,8 @@ pub(super) enum Failure {
     Alone(lapin::Error),
     /// The connection ended, and nothing but this message was in flight on it.
     Suspected(lapin::Error),
-    /// It did so twice, and the broker took others in between.
-    Convicted(lapin::Error),
+    /// It did so again, and the broker took others to the same exchange in between.
+    Accused(lapin::Error),
 }
 
 /// What the broker's verdict means.
@@ -91,12 +91,13 @@ pub(super) fn classify(failure: Failure) -> PublishError {
         Failure::Suspected(error) => PublishError::busy(
             "RabbitMQ ended the connection while this message alone was on its way",
         )
-        .caused_by(error),
-        // To try again would end the connection for all others again.
-        Failure::Convicted(error) => PublishError::invalid(
-            "RabbitMQ ended the connection twice while this message alone was on its way, and took others in between",
+        .caused_by(error)
+        .unanswered(),
+        Failure::Accused(error) => PublishError::rejected(
+            "RabbitMQ ended the connection each time this message alone was on its way, and took others in between",
         )
-        .caused_by(error),
+        .caused_by(error)
+        .unanswered(),
         Failure::Alone(error) => {
             PublishError::unavailable("RabbitMQ could not take the message").caused_by(error)
         }
@@ -132,7 +133,7 @@ mod tests {
     use lapin::protocol::{AMQPError, AMQPHardError};
 
     use super::*;
-    use crate::error::Meaning::{Busy, Invalid, Rejected, Unavailable};
+    use crate::error::Meaning::{Busy, Rejected, Unavailable};
     use crate::sink::rabbitmq::judge::Return;
 
     fn soft(kind: AMQPSoftError, text: &str) -> lapin::Error {
@@ -175,7 +176,7 @@ mod tests {
         };
         use AMQPSoftError::{ACCESSREFUSED, NOTFOUND, PRECONDITIONFAILED, RESOURCELOCKED};
         use Failure::{
-            Alone, Blocked, Channel, Confused, Convicted, Disconnected, Full, Suspected, Told,
+            Accused, Alone, Blocked, Channel, Confused, Disconnected, Full, Suspected, Told,
         };
         let missing = || soft(NOTFOUND, "NOT_FOUND - no exchange 'e' in vhost '/'");
         let io = |kind: io::ErrorKind| lapin::Error::from(io::Error::from(kind));
@@ -206,7 +207,7 @@ mod tests {
                 "operator",
             ),
             (Suspected(hard(INTERNALERROR, "bug")), Busy, "bug"),
-            (Convicted(hard(INTERNALERROR, "bug")), Invalid, "bug"),
+            (Accused(hard(INTERNALERROR, "bug")), Rejected, "bug"),
             (Alone(hard(CHANNELERROR, "channel")), Unavailable, "channel"),
             (Alone(hard(FRAMEERROR, "frame")), Unavailable, "frame"),
             (Alone(hard(INTERNALERROR, "bug")), Unavailable, "bug"),
@@ -238,6 +239,8 @@ mod tests {
             let shown = format!("{failure:?}");
             let error = classify(failure);
             assert_eq!(error.meaning(), meaning, "{shown}");
+            let is_alone = shown.starts_with("Suspected") || shown.starts_with("Accused");
+            assert_eq!(error.is_answer(), meaning != Unavailable && !is_alone);
             assert!(error.chain().contains(text), "{shown}: {}", error.chain());
         }
     }

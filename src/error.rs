@@ -31,6 +31,8 @@ pub enum Meaning {
 #[error("{context}")]
 pub struct PublishError {
     meaning: Meaning,
+    /// Whether the broker answered.
+    is_answer: bool,
     context: Cow<'static, str>,
     #[source]
     source: Option<BoxError>,
@@ -64,6 +66,19 @@ impl PublishError {
         self
     }
 
+    /// The broker gave no answer to this message, whatever is done with it: nothing tells that it is there.
+    #[cfg(any(feature = "rabbitmq", test))]
+    #[must_use]
+    pub(crate) fn unanswered(mut self) -> Self {
+        self.is_answer = false;
+        self
+    }
+
+    /// Whether the broker answered, and so is there.
+    pub(crate) fn is_answer(&self) -> bool {
+        self.is_answer
+    }
+
     /// What the failure means.
     #[must_use]
     pub fn meaning(&self) -> Meaning {
@@ -79,6 +94,7 @@ impl PublishError {
     fn new(meaning: Meaning, context: Cow<'static, str>) -> Self {
         Self {
             meaning,
+            is_answer: matches!(meaning, Meaning::Busy | Meaning::Rejected),
             context,
             source: None,
         }

@@ -208,6 +208,55 @@ async fn a_full_queue_holds_back_its_own_keys_only() {
     relay.stop().await;
 }
 
+/// The queues of a topic exchange that are not full get each event with each attempt: so few are made.
+#[tokio::test]
+async fn a_full_queue_of_an_exchange_floods_no_other_with_copies() {
+    const EVENTS: u32 = 50;
+    let broker = Broker::shared().await;
+    let database = Database::fresh().await;
+    let full = broker.queue_of_at_most(ROOM as i32).await;
+    let open = broker.queue("classic").await;
+    let exchange = broker.exchange().await;
+    for queue in [&full, &open] {
+        broker.bind(queue, &exchange, "#").await;
+    }
+    let to = Table::from_iter(
+        [("exchange", &exchange), ("routing_key", &"k".to_owned())]
+            .map(|(name, value)| (name.to_owned(), value.clone().into())),
+    );
+    let settings = patient(Settings::of(&database))
+        .set("sinks.events.type", "rabbitmq")
+        .set("sinks.events.url", rabbitmq::shared())
+        .set("routes", vec![route("*", to)]);
+    migrate(&settings);
+    for key in 0..EVENTS {
+        database.insert("Full", Some(&key.to_string()), 1).await;
+    }
+    let relay = Relay::ready(&settings).await;
+    let (name, busy) = ("outbox_publish_attempts_total", &["outcome=\"busy\""]);
+    relay
+        .await_metric(name, busy, ARRIVAL, |n| n >= 600.0)
+        .await;
+    // Each once when nothing was known, and those that asked for all.
+    let copies = broker.len(&open).await;
+    assert!(copies < 3 * EVENTS, "{copies} copies");
+    let mut arrived = HashSet::new();
+    eventually("the full one catches up", ARRIVAL, async || {
+        arrived.extend(broker.take(&full).await.iter().map(|delivery| delivery.id));
+        (arrived.len() >= EVENTS as usize).then_some(())
+    })
+    .await;
+    assert_settled(&relay, &database).await;
+    let delivered: HashSet<Uuid> = broker
+        .take(&open)
+        .await
+        .iter()
+        .map(|copy| copy.id)
+        .collect();
+    assert_eq!(arrived, delivered);
+    relay.stop().await;
+}
+
 /// What waits is bounded: where it leaves no room to read more, the whole sink waits, and that is said.
 #[tokio::test]
 async fn what_waits_for_a_full_stream_may_stop_reading_and_says_so() {

@@ -183,6 +183,9 @@ impl State {
             }
             Err(error) => error,
         };
+        if error.is_answer() {
+            counts.answered(epoch);
+        }
         match error.meaning() {
             Meaning::Unavailable => {
                 if counts.epoch == epoch {
@@ -198,7 +201,6 @@ impl State {
                 Verdict::Outage { probe_after, error }
             }
             Meaning::Busy => {
-                counts.answered(epoch);
                 let pushbacks = counts.pushbacks.entry(seq).or_insert(0);
                 *pushbacks = pushbacks.saturating_add(1);
                 let failures = *pushbacks - 1;
@@ -206,7 +208,6 @@ impl State {
                 Verdict::Busy { after, error }
             }
             Meaning::Rejected => {
-                counts.answered(epoch);
                 counts.pushbacks.remove(&seq);
                 let rejections = counts.rejections.entry(seq).or_insert(0);
                 *rejections += 1;
@@ -366,6 +367,11 @@ mod tests {
         // An acknowledgement of an attempt from before the outage doesn't end it.
         state.judge(2, 0, Ok(Routed::Published));
         assert_eq!(state.counts().outages, 2);
+        // Nor does one that nobody answered, although its event is put off.
+        for error in [PublishError::busy("alone"), PublishError::rejected("alone")] {
+            state.judge(3, 2, Err(error.unanswered()));
+            assert_eq!(state.counts().outages, 2);
+        }
         state.judge(2, 2, Ok(Routed::Published));
         assert_eq!(state.counts().outages, 0);
     }

@@ -10,6 +10,7 @@ mod credentials;
 pub(super) mod frame;
 mod journal;
 pub(super) mod refusal;
+pub(super) mod stale;
 mod tls;
 
 use std::sync::Arc;

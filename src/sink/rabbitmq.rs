@@ -11,7 +11,7 @@
 //! - A message that ends the connection, because something in the broker crashes on it, is found out (`suspects`).
 //! - A queue that takes nothing (`x-overflow = reject-publish`, and it is full) holds up what is for it and nothing
 //!   else. Where an exchange routes a message to several queues of which one is full, the others get the message with
-//!   each attempt: RabbitMQ takes nothing back.
+//!   each attempt: RabbitMQ takes nothing back. So few attempts are made (`full`).
 //! - A lost connection fails everything in flight at once, and further calls at once until it is back, and so does
 //!   a broker that blocks publishers (memory or disk alarm). There is no timeout here: the pipeline has one.
 //!
@@ -19,6 +19,7 @@
 //! what `[….declare]` names.
 
 mod alone;
+mod full;
 mod judge;
 mod lane;
 mod link;
@@ -37,8 +38,10 @@ use std::task::{Context, Poll};
 use futures::future::BoxFuture;
 use tower::Service;
 
+use self::full::Full;
 use self::link::Link;
 use self::parcel::Parcel;
+use self::refusal::Failure;
 use self::suspects::Suspects;
 use super::Message;
 use super::connect::ConnectError;
@@ -49,7 +52,14 @@ use crate::error::PublishError;
 #[derive(Debug, Clone)]
 pub struct RabbitmqSink {
     link: Arc<Link>,
-    suspects: Arc<Suspects>,
+    found: Arc<Found>,
+}
+
+/// What was found out, whatever the connection.
+#[derive(Debug, Default)]
+struct Found {
+    full: Full,
+    suspects: Suspects,
 }
 
 /// Connects, and declares what `[….declare]` names. From then on the connection is kept, and made anew when it is
@@ -62,7 +72,7 @@ pub async fn connect(config: &Rabbitmq, client_name: &str) -> Result<RabbitmqSin
     let link = Link::open(config, client_name).await?;
     Ok(RabbitmqSink {
         link: Arc::new(link),
-        suspects: Arc::default(),
+        found: Arc::default(),
     })
 }
 
@@ -132,18 +142,22 @@ impl Service<Message> for RabbitmqSink {
 
     fn call(&mut self, message: Message) -> Self::Future {
         let sink = self.clone();
-        Box::pin(async move { publish(&sink.link, &sink.suspects, message).await })
+        Box::pin(async move { publish(&sink.link, &sink.found, message).await })
     }
 }
 
-async fn publish(link: &Link, suspects: &Suspects, message: Message) -> Result<(), PublishError> {
+async fn publish(link: &Link, found: &Found, message: Message) -> Result<(), PublishError> {
     let session = link.session().map_err(refusal::classify)?;
     let destination = message.destination.clone();
     let parcel = Parcel::of(message, session.frame_max())?;
-    let flight = suspects.begin(parcel.id);
+    let Some(request) = found.full.ask(&parcel) else {
+        return Err(refusal::classify(Failure::Full(destination)));
+    };
+    let flight = found.suspects.begin(&parcel);
     match session.publish(parcel).await {
         Ok(verdict) => {
             flight.answered();
+            request.answered(&verdict);
             refusal::read(verdict, &destination)
         }
         Err(failure) => Err(refusal::classify(flight.failed(failure))),

@@ -12,7 +12,6 @@ use outbox_relay::sink::rabbitmq::{RabbitmqSink, connect, probe};
 use tokio::time::timeout;
 use tower::ServiceExt;
 
-use super::refusals::asked;
 use super::{config, connected, message, publish, refusal};
 use crate::support::certs::Authority;
 use crate::support::private_rabbitmq::PrivateRabbitmq;
@@ -219,7 +218,7 @@ async fn permissions(server: &PrivateRabbitmq, broker: &Broker, queue: &str) {
     let sink = connected(&limited).await;
     for _ in 0..3 {
         publish(&sink, message("", queue, 1)).await.expect("taken");
-        let refused = asked(&sink, &message(&exchange, "k", 1)).await;
+        let refused = publish(&sink, message(&exchange, "k", 1)).await;
         let error = refused.expect_err("not allowed");
         assert_eq!(error.meaning(), Meaning::Rejected, "{}", error.chain());
         assert!(

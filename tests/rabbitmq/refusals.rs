@@ -6,28 +6,9 @@ use std::time::Duration;
 use futures::{StreamExt, stream};
 use outbox_relay::error::{Meaning, PublishError};
 use outbox_relay::sink::Destination;
-use outbox_relay::sink::Message;
-use outbox_relay::sink::rabbitmq::RabbitmqSink;
 
 use super::{connected, message, publish, refusal, shared};
 use crate::support::rabbitmq::{Broker, unique};
-
-/// Publishes until the broker itself has answered.
-pub(super) async fn asked(sink: &RabbitmqSink, message: &Message) -> Result<(), PublishError> {
-    loop {
-        match publish(sink, message.clone()).await {
-            Err(error) if error.meaning() == Meaning::Busy => {
-                assert!(
-                    error.chain().contains("another message"),
-                    "{}",
-                    error.chain()
-                );
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            result => return result,
-        }
-    }
-}
 
 /// A header that is an order to RabbitMQ, as text, would close the channel.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -79,7 +60,7 @@ async fn a_missing_exchange_rejects_its_own_and_no_other() {
                 false => message("", &queue, 10),
             };
             let sink = &sink;
-            async move { (is_missing, asked(sink, &message).await) }
+            async move { (is_missing, publish(sink, message).await) }
         })
         .buffer_unordered(256)
         .collect()
@@ -154,7 +135,7 @@ async fn an_exchange_that_is_deleted_under_load_fails_no_other() {
         .buffer_unordered(512);
     work.collect::<Vec<()>>().await;
     assert_eq!(innocent.into_inner(), 6_000 / 20 * 19);
-    let last = asked(&sink, &message(&exchange, "k", 10)).await;
+    let last = publish(&sink, message(&exchange, "k", 10)).await;
     let error = last.expect_err("no such exchange");
     assert_eq!(error.meaning(), Meaning::Rejected, "{}", error.chain());
 }
@@ -269,7 +250,7 @@ async fn nothing_that_passes_the_checks_ends_the_connection() {
                 .last()
                 .map(|(name, value)| (name.clone(), value.len())),
         );
-        match asked(&sink, &message).await {
+        match publish(&sink, message).await {
             Ok(()) => taken += 1,
             Err(error) => assert_ne!(
                 error.meaning(),

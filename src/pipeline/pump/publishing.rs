@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tower::{Service as _, ServiceExt as _};
 
 use super::Pump;
-use crate::error::{Meaning, PublishError};
+use crate::error::PublishError;
 use crate::event::Event;
 use crate::pipeline::Verdict;
 use crate::sabotage::{self, Sabotage};
@@ -160,15 +160,23 @@ impl Pump {
         } = attempted;
         self.stall.ends(number);
         self.busy.ends(&event);
+        let is_answer = match &verdict {
+            Verdict::Published => true,
+            Verdict::Skipped | Verdict::Outage { .. } => false,
+            Verdict::Retry { error, .. }
+            | Verdict::Busy { error, .. }
+            | Verdict::Dead { error, .. } => error.is_answer(),
+        };
+        if is_answer {
+            self.answered(number);
+        }
         match verdict {
             Verdict::Published => {
-                self.answered(number);
                 self.busy.taken();
                 self.done(&event);
             }
             Verdict::Skipped => self.done(&event),
             Verdict::Retry { after, error } => {
-                self.answered(number);
                 self.metrics.retries.increment(1);
                 tracing::debug!(
                     seq = event.seq,
@@ -179,17 +187,11 @@ impl Pump {
                 self.park(event, after);
             }
             Verdict::Busy { after, error } => {
-                self.answered(number);
                 self.metrics.retries.increment(1);
                 self.busy.refused(&event, &error);
                 self.park(event, after);
             }
-            Verdict::Dead { attempts, error } => {
-                if error.meaning() != Meaning::Invalid {
-                    self.answered(number);
-                }
-                self.refuse(event, attempts, &error);
-            }
+            Verdict::Dead { attempts, error } => self.refuse(event, attempts, &error),
             Verdict::Outage { probe_after, error } => {
                 self.metrics.retries.increment(1);
                 if !self.is_recalled {

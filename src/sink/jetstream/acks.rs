@@ -4,10 +4,11 @@
 //! reply never comes stays for ever, and a lost connection leaves every waiter to its timeout.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
+
+use crate::sink::nats_connection::stale::Stale;
 
 /// How waiting for an acknowledgement ended.
 #[derive(Debug)]
@@ -25,10 +26,14 @@ pub(super) enum Outcome {
 /// All publishes of a connection that wait. Holds an entry for as long as the waiter lives, no longer.
 #[derive(Debug, Default)]
 pub(super) struct Acks {
-    waiting: Mutex<HashMap<u64, Waiter>>,
-    next_token: AtomicU64,
-    /// The size of the largest message on this connection that nobody waits for any more: it may be under way.
-    given_up: AtomicUsize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: HashMap<u64, Waiter>,
+    next_token: u64,
+    stale: Stale,
 }
 
 #[derive(Debug)]
@@ -50,14 +55,15 @@ impl Acks {
     /// Begins to wait for a message of `size` bytes to `subject`: before it is sent, so that no reply can come too early.
     pub(super) fn expect(self: &Arc<Self>, subject: &str, size: usize) -> Ack {
         let (sender, receiver) = oneshot::channel();
-        let token = self.next_token.fetch_add(1, Ordering::Relaxed);
-        let subject = subject.into();
         let waiter = Waiter {
-            subject,
+            subject: subject.into(),
             size,
             sender,
         };
-        self.lock().insert(token, waiter);
+        let mut state = self.lock();
+        let token = state.next_token;
+        state.next_token += 1;
+        state.waiting.insert(token, waiter);
         Ack {
             acks: Arc::clone(self),
             token,
@@ -67,17 +73,19 @@ impl Acks {
 
     /// Hands a reply to its waiter.
     pub(super) fn resolve(&self, reply: async_nats::Message) {
-        let subject = reply.subject.clone();
-        self.end(&subject, Outcome::Reply(Box::new(reply)));
+        let Some(token) = token_of(&reply.subject) else {
+            return;
+        };
+        let mut state = self.lock();
+        state.stale.answered(token);
+        if let Some(waiter) = state.waiting.remove(&token) {
+            waiter.end(Outcome::Reply(Box::new(reply)));
+        }
     }
 
     /// Ends the waiting for a reply to this subject, by its last token. If its waiter has gone, nothing is to be done.
     pub(super) fn end(&self, reply_to: &str, outcome: Outcome) {
-        let token = reply_to.rsplit('.').next().map(str::parse);
-        let Some(Ok(token)) = token else {
-            return;
-        };
-        let waiter = self.lock().remove(&token);
+        let waiter = token_of(reply_to).and_then(|token| self.lock().waiting.remove(&token));
         if let Some(waiter) = waiter {
             waiter.end(outcome);
         }
@@ -85,9 +93,9 @@ impl Acks {
 
     /// Ends all waiting: the connection is lost.
     pub(super) fn fail_all(&self) {
-        let waiters = std::mem::take(&mut *self.lock());
-        self.given_up.store(0, Ordering::Relaxed);
-        for waiter in waiters.into_values() {
+        let mut state = self.lock();
+        for waiter in std::mem::take(&mut state.waiting).into_values() {
+            state.give_up(waiter.size);
             waiter.end(Outcome::Disconnected);
         }
     }
@@ -96,6 +104,7 @@ impl Acks {
     pub(super) fn forbid(&self, subject: &str) {
         let forbidden: Vec<Waiter> = self
             .lock()
+            .waiting
             .extract_if(|_, waiter| &*waiter.subject == subject)
             .map(|(_, waiter)| waiter)
             .collect();
@@ -107,25 +116,33 @@ impl Acks {
     /// Ends the waiting for the largest message: the server has met one that is larger than it allows, and doesn't say
     /// which. The largest is too large in any case, unless it is one that nobody waits for.
     pub(super) fn refuse_largest(&self) {
-        let mut waiting = self.lock();
-        let largest = waiting.iter().max_by_key(|(_, waiter)| waiter.size);
-        let given_up = self.given_up.load(Ordering::Relaxed);
-        let Some(token) = largest.filter(|(_, waiter)| waiter.size >= given_up) else {
-            return;
-        };
-        let token = *token.0;
-        let waiter = waiting.remove(&token);
-        drop(waiting);
-        if let Some(waiter) = waiter {
-            let size = waiter.size;
+        let mut state = self.lock();
+        let largest = state.waiting.iter().max_by_key(|(_, waiter)| waiter.size);
+        let largest = largest.map(|(token, waiter)| (*token, waiter.size));
+        if state.stale.convicts(largest.map(|(_, size)| size))
+            && let Some((token, size)) = largest
+            && let Some(waiter) = state.waiting.remove(&token)
+        {
             waiter.end(Outcome::TooLarge(size));
         }
     }
 
     /// No code that may panic runs under the lock, so a poisoned one is as good as any.
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Waiter>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl State {
+    /// Nobody waits any more for a message of this size.
+    fn give_up(&mut self, size: usize) {
+        self.stale.add(size, self.next_token);
+    }
+}
+
+/// The last token of a reply subject, if it is one of ours.
+fn token_of(subject: &str) -> Option<u64> {
+    subject.rsplit('.').next()?.parse().ok()
 }
 
 impl Waiter {
@@ -150,9 +167,9 @@ impl Ack {
 
 impl Drop for Ack {
     fn drop(&mut self) {
-        let waiter = self.acks.lock().remove(&self.token);
-        if let Some(waiter) = waiter {
-            self.acks.given_up.fetch_max(waiter.size, Ordering::Relaxed);
+        let mut state = self.acks.lock();
+        if let Some(waiter) = state.waiting.remove(&self.token) {
+            state.give_up(waiter.size);
         }
     }
 }
@@ -186,7 +203,7 @@ mod tests {
             };
             assert_eq!(reply.subject.as_str(), format!("_INBOX.abc.{token}"));
         }
-        assert!(acks.lock().is_empty());
+        assert!(acks.lock().waiting.is_empty());
     }
 
     #[tokio::test]
@@ -194,9 +211,9 @@ mod tests {
         let acks = Arc::new(Acks::default());
         let ack = acks.expect("a", 1);
         let token = ack.token();
-        assert_eq!(acks.lock().len(), 1);
+        assert_eq!(acks.lock().waiting.len(), 1);
         drop(ack);
-        assert!(acks.lock().is_empty());
+        assert!(acks.lock().waiting.is_empty());
         acks.resolve(reply(token));
         let mut other = reply(0);
         other.subject = "_INBOX.abc.not-a-number".into();
@@ -209,16 +226,21 @@ mod tests {
         let (_small, mut large) = (acks.expect("a", 10), acks.expect("a", 30));
         acks.refuse_largest();
         assert!(matches!(large.outcome().await, Outcome::TooLarge(30)));
-        assert_eq!(acks.lock().len(), 1);
-        // It may have been one that its caller gave up, for as long as this connection lasts.
+        assert_eq!(acks.lock().waiting.len(), 1);
+        // It may have been one that its caller gave up, and that goes out after the next reconnect.
         drop(acks.expect("a", 40));
-        let _medium = acks.expect("a", 30);
-        acks.refuse_largest();
-        assert_eq!(acks.lock().len(), 2);
-        acks.fail_all();
         let mut medium = acks.expect("a", 30);
+        acks.fail_all();
+        assert!(matches!(medium.outcome().await, Outcome::Disconnected));
+        let mut probe = acks.expect("a", 20);
         acks.refuse_largest();
-        assert!(matches!(medium.outcome().await, Outcome::TooLarge(30)));
+        acks.refuse_largest();
+        assert_eq!(acks.lock().waiting.len(), 1, "neither was the probe");
+        acks.resolve(reply(probe.token()));
+        assert!(matches!(probe.outcome().await, Outcome::Reply(_)));
+        let mut next = acks.expect("a", 5);
+        acks.refuse_largest();
+        assert!(matches!(next.outcome().await, Outcome::TooLarge(5)));
     }
 
     #[tokio::test]
@@ -227,9 +249,9 @@ mod tests {
         let (mut allowed, mut forbidden) = (acks.expect("a", 1), acks.expect("b", 1));
         acks.forbid("b");
         assert!(matches!(forbidden.outcome().await, Outcome::Forbidden));
-        assert_eq!(acks.lock().len(), 1, "the other one still waits");
+        assert_eq!(acks.lock().waiting.len(), 1, "the other one still waits");
         acks.fail_all();
         assert!(matches!(allowed.outcome().await, Outcome::Disconnected));
-        assert!(acks.lock().is_empty());
+        assert!(acks.lock().waiting.is_empty());
     }
 }

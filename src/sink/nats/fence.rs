@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, oneshot};
 
 use super::refusal::Failure;
+use crate::sink::nats_connection::stale::Stale;
 
 /// Errors that the client queues at most before it drops some in silence.
 const ERRORS_QUEUED: u32 = 128;
@@ -41,8 +42,8 @@ struct State {
     /// Refusals since the last fence came back, and between the two fences before. What the client had queued when it
     /// dropped something was heard in these.
     refusals: [u32; 2],
-    /// The size of the largest message on this connection that nobody waits for any more: it may be under way.
-    given_up: usize,
+    /// Numbered by the fences.
+    stale: Stale,
 }
 
 #[derive(Debug)]
@@ -132,6 +133,7 @@ impl Fences {
         let Some(fence) = state.under_way.take_if(|fence| fence.token == token) else {
             return;
         };
+        state.stale.answered(token);
         let [since, before] = state.refusals;
         state.refusals = [0, since];
         if since.saturating_add(before) >= ERRORS_QUEUED {
@@ -156,8 +158,8 @@ impl Fences {
         let mut state = self.lock();
         state.under_way = None;
         state.sent.clear();
-        state.given_up = 0;
         for waiter in std::mem::take(&mut state.waiting).into_values() {
+            state.give_up(waiter.size);
             waiter.end(Err(Failure::Disconnected));
         }
     }
@@ -181,11 +183,11 @@ impl Fences {
     pub(super) fn refuse_largest(&self) {
         let mut state = self.lock();
         let largest = state.waiting.iter().max_by_key(|(_, waiter)| waiter.size);
-        let Some((&id, _)) = largest.filter(|(_, waiter)| waiter.size >= state.given_up) else {
-            return;
-        };
-        if let Some(waiter) = state.waiting.remove(&id) {
-            let size = waiter.size;
+        let largest = largest.map(|(id, waiter)| (*id, waiter.size));
+        if state.stale.convicts(largest.map(|(_, size)| size))
+            && let Some((id, size)) = largest
+            && let Some(waiter) = state.waiting.remove(&id)
+        {
             waiter.end(Err(Failure::TooLarge(size)));
         }
     }
@@ -205,6 +207,11 @@ impl Fences {
 }
 
 impl State {
+    /// Nobody waits any more for a message of this size.
+    fn give_up(&mut self, size: usize) {
+        self.stale.add(size, self.next_token);
+    }
+
     /// Ends the waiting of those of `ids` that still wait.
     fn end(&mut self, ids: Vec<u64>, result: impl Fn() -> Result<(), Failure>) {
         for id in ids {
@@ -246,7 +253,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let mut state = self.fences.lock();
         if let Some(waiter) = state.waiting.remove(&self.id) {
-            state.given_up = state.given_up.max(waiter.size);
+            state.give_up(waiter.size);
         }
     }
 }
@@ -350,14 +357,25 @@ mod tests {
         fences.refuse_largest();
         let refused = ended(&mut large);
         assert!(matches!(refused, Some(Err(Failure::TooLarge(30)))));
-        // It may have been one that its caller gave up, for as long as this connection lasts.
+        // It may have been one that its caller gave up, and that goes out after the next reconnect.
         drop(fences.expect("a", 40, 1));
-        fences.refuse_largest();
-        assert!(ended(&mut small).is_none());
+        let medium = fences.expect("a", 30, 1);
         fences.fail_all();
-        let mut next = fences.expect("a", 30, 2);
+        assert!(matches!(
+            ended(&mut small),
+            Some(Err(Failure::Disconnected))
+        ));
+        drop(medium);
+        let mut probe = sent(&fences, "a", 2);
+        let token = fences.begin(2).expect("something to cover");
         fences.refuse_largest();
-        assert!(matches!(ended(&mut next), Some(Err(Failure::TooLarge(30)))));
+        fences.refuse_largest();
+        assert!(ended(&mut probe).is_none(), "neither was the probe");
+        fences.confirm(token, 2);
+        assert!(matches!(ended(&mut probe), Some(Ok(()))));
+        let mut next = fences.expect("a", 5, 2);
+        fences.refuse_largest();
+        assert!(matches!(ended(&mut next), Some(Err(Failure::TooLarge(5)))));
     }
 
     #[test]

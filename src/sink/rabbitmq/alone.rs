@@ -36,16 +36,14 @@ impl Alone {
         trust: &Trust,
         must: bool,
     ) -> Option<Outcome> {
-        if let Some(text) = trust.refusal(parcel) {
-            return Some(Err(Failure::Known(text)));
-        }
+        let before = trust.refusals();
         let mut slot = self.channel.lock().await;
         if !must && !trust.is_suspect(parcel) {
             return None;
         }
-        // The one before may have been to the same exchange.
-        if let Some(text) = trust.refusal(parcel) {
-            return Some(Err(Failure::Known(text)));
+        // To ask for each that waits would hold up those to other exchanges behind them, and tell nothing new.
+        if let Some(text) = trust.refusal_since(before, parcel) {
+            return Some(Err(Failure::Told(text)));
         }
         let channel = match slot.take() {
             Some(channel) if channel.status().connected() => channel,

@@ -17,35 +17,23 @@ pub(super) enum Failure {
     Blocked(String),
     /// The broker said something that fits nothing in flight, so that no verdict can be relied on.
     Confused(&'static str),
-    /// The broker refused a message to this exchange a moment ago, in these words, and was not asked for this one.
-    Known(String),
+    /// The broker refused this exchange, in these words, while the message was waiting for its turn to ask.
+    Told(String),
+    /// A queue did not take another message for this destination a moment ago, and was not asked for this one.
+    Full(Destination),
     /// The channel ended while the message was in flight on it, with others.
     Channel(lapin::Error),
     /// The channel ended, and nothing but this message was in flight on it.
     Alone(lapin::Error),
     /// The connection ended, and nothing but this message was in flight on it.
     Suspected(lapin::Error),
-    /// It did so twice, and the broker took others in between.
-    Convicted(lapin::Error),
+    /// It did so again, and the broker took others to the same exchange in between.
+    Accused(lapin::Error),
 }
 
 /// What the broker's verdict means.
 pub(super) fn read(verdict: Verdict, destination: &Destination) -> Result<(), PublishError> {
-    let destination = match destination {
-        Destination::Exchange {
-            exchange,
-            routing_key,
-        } if exchange.is_empty() => format!("queue {}", Excerpt(routing_key)),
-        Destination::Exchange {
-            exchange,
-            routing_key,
-        } => format!(
-            "exchange {} with routing key {}",
-            Excerpt(exchange),
-            Excerpt(routing_key)
-        ),
-        other => other.to_string(),
-    };
+    let destination = shown(destination);
     match verdict {
         Verdict::Taken => Ok(()),
         Verdict::Returned(returned) => Err(PublishError::rejected(format!(
@@ -60,6 +48,24 @@ pub(super) fn read(verdict: Verdict, destination: &Destination) -> Result<(), Pu
     }
 }
 
+fn shown(destination: &Destination) -> String {
+    match destination {
+        Destination::Exchange {
+            exchange,
+            routing_key,
+        } if exchange.is_empty() => format!("queue {}", Excerpt(routing_key)),
+        Destination::Exchange {
+            exchange,
+            routing_key,
+        } => format!(
+            "exchange {} with routing key {}",
+            Excerpt(exchange),
+            Excerpt(routing_key)
+        ),
+        other => other.to_string(),
+    }
+}
+
 /// The one place that decides between an outage and a rejection.
 pub(super) fn classify(failure: Failure) -> PublishError {
     match failure {
@@ -68,9 +74,12 @@ pub(super) fn classify(failure: Failure) -> PublishError {
             PublishError::unavailable(format!("RabbitMQ blocks publishers: {reason}"))
         }
         Failure::Confused(what) => PublishError::unavailable(what),
-        // No attempt of this message: it was not asked for.
-        Failure::Known(text) => PublishError::busy(format!(
-            "RabbitMQ refused another message to this exchange a moment ago: {text}"
+        Failure::Told(text) => {
+            PublishError::rejected(format!("RabbitMQ refused the message's exchange: {text}"))
+        }
+        Failure::Full(destination) => PublishError::busy(format!(
+            "a queue did not take another message a moment ago (basic.nack), is it full? {}",
+            shown(&destination)
         )),
         Failure::Channel(error) => {
             PublishError::unavailable("the channel to RabbitMQ was closed").caused_by(error)
@@ -82,12 +91,13 @@ pub(super) fn classify(failure: Failure) -> PublishError {
         Failure::Suspected(error) => PublishError::busy(
             "RabbitMQ ended the connection while this message alone was on its way",
         )
-        .caused_by(error),
-        // To try again would end the connection for all others again.
-        Failure::Convicted(error) => PublishError::invalid(
-            "RabbitMQ ended the connection twice while this message alone was on its way, and took others in between",
+        .caused_by(error)
+        .unanswered(),
+        Failure::Accused(error) => PublishError::rejected(
+            "RabbitMQ ended the connection each time this message alone was on its way, and took others in between",
         )
-        .caused_by(error),
+        .caused_by(error)
+        .unanswered(),
         Failure::Alone(error) => {
             PublishError::unavailable("RabbitMQ could not take the message").caused_by(error)
         }
@@ -123,7 +133,7 @@ mod tests {
     use lapin::protocol::{AMQPError, AMQPHardError};
 
     use super::*;
-    use crate::error::Meaning::{Busy, Invalid, Rejected, Unavailable};
+    use crate::error::Meaning::{Busy, Rejected, Unavailable};
     use crate::sink::rabbitmq::judge::Return;
 
     fn soft(kind: AMQPSoftError, text: &str) -> lapin::Error {
@@ -166,7 +176,7 @@ mod tests {
         };
         use AMQPSoftError::{ACCESSREFUSED, NOTFOUND, PRECONDITIONFAILED, RESOURCELOCKED};
         use Failure::{
-            Alone, Blocked, Channel, Confused, Convicted, Disconnected, Known, Suspected,
+            Accused, Alone, Blocked, Channel, Confused, Disconnected, Full, Suspected, Told,
         };
         let missing = || soft(NOTFOUND, "NOT_FOUND - no exchange 'e' in vhost '/'");
         let io = |kind: io::ErrorKind| lapin::Error::from(io::Error::from(kind));
@@ -182,7 +192,12 @@ mod tests {
                 Rejected,
                 "message size 9",
             ),
-            (Known("no exchange 'e'".to_owned()), Busy, "no exchange 'e'"),
+            (
+                Told("no exchange 'e'".to_owned()),
+                Rejected,
+                "no exchange 'e'",
+            ),
+            (Full(Destination::Implicit), Busy, "is it full?"),
             // In flight with others, nothing is certain.
             (Channel(missing()), Unavailable, "no exchange 'e'"),
             (Alone(soft(RESOURCELOCKED, "locked")), Unavailable, "locked"),
@@ -192,7 +207,7 @@ mod tests {
                 "operator",
             ),
             (Suspected(hard(INTERNALERROR, "bug")), Busy, "bug"),
-            (Convicted(hard(INTERNALERROR, "bug")), Invalid, "bug"),
+            (Accused(hard(INTERNALERROR, "bug")), Rejected, "bug"),
             (Alone(hard(CHANNELERROR, "channel")), Unavailable, "channel"),
             (Alone(hard(FRAMEERROR, "frame")), Unavailable, "frame"),
             (Alone(hard(INTERNALERROR, "bug")), Unavailable, "bug"),
@@ -224,6 +239,8 @@ mod tests {
             let shown = format!("{failure:?}");
             let error = classify(failure);
             assert_eq!(error.meaning(), meaning, "{shown}");
+            let is_alone = shown.starts_with("Suspected") || shown.starts_with("Accused");
+            assert_eq!(error.is_answer(), meaning != Unavailable && !is_alone);
             assert!(error.chain().contains(text), "{shown}: {}", error.chain());
         }
     }

@@ -8,17 +8,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
-use tokio::time::Instant;
 
 use super::parcel::Parcel;
 use super::refusal::{blames_message, text_of};
-
-/// For so long after a refusal messages to that exchange are put off without asking: with many of them, asking for
-/// each would hold up those to other exchanges that wait behind. Short, for each of them must be refused by the broker
-/// itself before it counts, and those that wait in line are put off in no time.
-const REFUSAL_LASTS: Duration = Duration::from_millis(10);
 
 /// Routing keys that are remembered as refused, at most. Beyond it the whole exchange goes alone.
 const MAX_KEYS: usize = 1_000;
@@ -32,6 +24,8 @@ pub(super) struct Trust {
 #[derive(Debug, Default)]
 struct Inner {
     exchanges: HashMap<String, Standing>,
+    /// How often the broker has refused an exchange.
+    refusals: u64,
     /// Exchanges with a routing key that may not be used.
     keys: HashSet<(String, String)>,
     /// The size of the smallest message that was too large.
@@ -42,8 +36,8 @@ struct Inner {
 enum Standing {
     /// The broker took or returned a message.
     Trusted,
-    /// It refused one.
-    Refused { at: Instant, text: String },
+    /// It refused one, as the refusal of this number.
+    Refused { number: u64, text: String },
 }
 
 impl Trust {
@@ -58,12 +52,16 @@ impl Trust {
             || (!inner.keys.is_empty() && inner.keys.contains(&key_of(parcel)))
     }
 
-    /// What the broker said of the exchange a moment ago, if that was a refusal.
-    pub(super) fn refusal(&self, parcel: &Parcel) -> Option<String> {
+    /// How often the broker has refused an exchange.
+    pub(super) fn refusals(&self) -> u64 {
+        self.lock().refusals
+    }
+
+    /// What the broker said of the exchange after the first `before` refusals, if that was one: whoever has waited for
+    /// its turn since then would have been told the same.
+    pub(super) fn refusal_since(&self, before: u64, parcel: &Parcel) -> Option<String> {
         match self.lock().exchanges.get(parcel.exchange.as_str()) {
-            Some(Standing::Refused { at, text }) if at.elapsed() < REFUSAL_LASTS => {
-                Some(text.clone())
-            }
+            Some(Standing::Refused { number, text }) if *number > before => Some(text.clone()),
             _ => None,
         }
     }
@@ -96,11 +94,12 @@ impl Trust {
         } else if topic_in(&text).is_some() && inner.keys.len() < MAX_KEYS {
             inner.keys.insert(key_of(parcel));
         } else if exchange_in(&text).is_some() {
-            let at = Instant::now();
+            inner.refusals += 1;
+            let number = inner.refusals;
             let exchange = parcel.exchange.to_string();
             inner
                 .exchanges
-                .insert(exchange, Standing::Refused { at, text });
+                .insert(exchange, Standing::Refused { number, text });
         }
     }
 
@@ -217,31 +216,32 @@ mod tests {
         let trust = Trust::default();
         let first = parcel("e", "k", 1);
         assert!(trust.is_suspect(&first));
-        assert_eq!(trust.refusal(&first), None);
+        assert_eq!(trust.refusal_since(0, &first), None);
         trust.passed(&first);
         assert!(!trust.is_suspect(&parcel("e", "other", 9)));
         assert!(trust.is_suspect(&parcel("f", "k", 1)));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_missing_exchange_is_asked_for_again_after_a_while() {
+    #[test]
+    fn a_refusal_of_an_exchange_is_one_of_all_that_were_waiting() {
         let trust = Trust::default();
+        let before = trust.refusals();
         let first = parcel("e", "k", 1);
         trust.failed(&first, &missing("e"));
         let other = parcel("e", "l", 2);
         assert!(
             trust
-                .refusal(&other)
+                .refusal_since(before, &other)
                 .is_some_and(|text| text.contains("no exchange 'e'"))
         );
-        assert_eq!(trust.refusal(&parcel("f", "k", 1)), None);
-        tokio::time::advance(REFUSAL_LASTS).await;
-        assert_eq!(trust.refusal(&other), None);
+        assert_eq!(trust.refusal_since(before, &parcel("f", "k", 1)), None);
+        let later = trust.refusals();
+        assert_eq!(trust.refusal_since(later, &other), None, "it asks");
         assert!(trust.is_suspect(&other));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_exchange_is_blamed_only_by_words_that_name_it() {
+    #[test]
+    fn an_exchange_is_blamed_only_by_words_that_name_it() {
         for (kind, text, is_blamed) in [
             (
                 AMQPSoftError::NOTFOUND,
@@ -273,7 +273,11 @@ mod tests {
             let first = parcel("e", "k", 1);
             trust.passed(&first);
             trust.failed(&first, &error(kind, text));
-            assert_eq!(trust.refusal(&first).is_some(), is_blamed, "{text}");
+            assert_eq!(
+                trust.refusal_since(0, &first).is_some(),
+                is_blamed,
+                "{text}"
+            );
             assert_eq!(trust.is_suspect(&first), is_blamed, "{text}");
         }
     }
@@ -290,9 +294,9 @@ mod tests {
         assert!(trust.is_suspect(&parcel("e", "k", 300)));
         assert!(!trust.is_suspect(&parcel("e", "k", 299)));
         assert_eq!(
-            trust.refusal(&parcel("e", "k", 300)),
+            trust.refusal_since(0, &parcel("e", "k", 300)),
             None,
-            "asked each time"
+            "each asks"
         );
         let text = "access to topic 'k' in exchange 'e' in vhost '/' refused for user 'u'";
         trust.failed(

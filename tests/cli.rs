@@ -6,6 +6,7 @@ use crate::support::database::Database;
 use crate::support::eventually::eventually;
 use crate::support::nats;
 use crate::support::port;
+use crate::support::private_server::PrivateServer;
 use crate::support::process::Signal;
 use crate::support::relay::{Relay, migrate, run, run_alone};
 use crate::support::settings::Settings;

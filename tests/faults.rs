@@ -10,6 +10,7 @@ use crate::support::database::{Database, TEST_APPLICATION};
 use crate::support::eventually::eventually;
 use crate::support::nats::{self, PrivateNats};
 use crate::support::postgres::{PrivatePostgres, Stop};
+use crate::support::private_server::PrivateServer;
 use crate::support::relay::{Relay, migrate};
 use crate::support::report::report;
 use crate::support::settings::Settings;

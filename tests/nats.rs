@@ -22,6 +22,7 @@ use self::subscriber::Subscriber;
 use self::wire::Wire;
 use crate::support;
 use crate::support::nats::PrivateNats;
+use crate::support::private_server::PrivateServer;
 use crate::support::report::report;
 
 /// Messages in flight at once, as a pipeline has them.

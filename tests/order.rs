@@ -7,6 +7,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use crate::support::database::Database;
 use crate::support::eventually::throughout;
 use crate::support::nats;
+use crate::support::private_server::PrivateServer;
 use crate::support::relay::{Relay, migrate};
 use crate::support::settings::Settings;
 use crate::support::stream::{Delivery, Stream};

@@ -15,6 +15,7 @@ use crate::support::database::Database;
 use crate::support::eventually::eventually;
 use crate::support::nats::{self, PrivateNats, connections};
 use crate::support::port;
+use crate::support::private_server::PrivateServer;
 use crate::support::relay::{Relay, migrate, run};
 use crate::support::settings::Settings;
 use crate::support::stream::Stream;

@@ -9,6 +9,7 @@ use crate::support::database::Database;
 use crate::support::eventually::{eventually, throughout};
 use crate::support::nats::{self, PrivateNats};
 use crate::support::port;
+use crate::support::private_server::PrivateServer;
 use crate::support::relay::{Relay, migrate, run};
 use crate::support::report::report;
 use crate::support::settings::Settings;

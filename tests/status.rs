@@ -10,6 +10,7 @@ use crate::support::eventually::eventually;
 use crate::support::nats::{self, PrivateNats};
 use crate::support::port;
 use crate::support::postgres::PrivatePostgres;
+use crate::support::private_server::PrivateServer;
 use crate::support::relay::{Relay, migrate, run};
 use crate::support::settings::Settings;
 use crate::support::stream::Stream;

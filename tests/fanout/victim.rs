@@ -4,16 +4,11 @@ use super::outlet::Outlet;
 use crate::support::kafka::PrivateKafka;
 use crate::support::nats::PrivateNats;
 use crate::support::private_rabbitmq::PrivateRabbitmq;
+use crate::support::private_server::PrivateServer;
 
 pub(super) struct Victim {
     pub(super) outlet: Outlet,
-    server: Server,
-}
-
-enum Server {
-    Kafka(PrivateKafka),
-    Nats(PrivateNats),
-    Rabbitmq(PrivateRabbitmq),
+    server: Box<dyn PrivateServer>,
 }
 
 impl Victim {
@@ -22,7 +17,7 @@ impl Victim {
         let server = PrivateKafka::start().await?;
         Some(Self {
             outlet: Outlet::kafka_at(&server.address()).await,
-            server: Server::Kafka(server),
+            server: Box::new(server),
         })
     }
 
@@ -30,7 +25,7 @@ impl Victim {
         let server = PrivateNats::start("").await;
         Self {
             outlet: Outlet::jetstream_at(&server.url()).await,
-            server: Server::Nats(server),
+            server: Box::new(server),
         }
     }
 
@@ -38,41 +33,25 @@ impl Victim {
         let server = PrivateRabbitmq::start("").await;
         Self {
             outlet: Outlet::rabbitmq_at(&server.url()).await,
-            server: Server::Rabbitmq(server),
+            server: Box::new(server),
         }
     }
 
     pub(super) async fn freeze(&self) {
-        match &self.server {
-            Server::Kafka(server) => server.freeze().await,
-            Server::Nats(server) => server.freeze().await,
-            Server::Rabbitmq(server) => server.freeze().await,
-        }
+        self.server.freeze().await;
     }
 
     pub(super) fn thaw(&self) {
-        match &self.server {
-            Server::Kafka(server) => server.thaw(),
-            Server::Nats(server) => server.thaw(),
-            Server::Rabbitmq(server) => server.thaw(),
-        }
+        self.server.thaw();
     }
 
     pub(super) async fn kill(&mut self) {
-        match &mut self.server {
-            Server::Kafka(server) => server.kill().await,
-            Server::Nats(server) => server.kill().await,
-            Server::Rabbitmq(server) => server.kill().await,
-        }
+        self.server.kill().await;
     }
 
     /// Starts it with its data, and returns when it answers.
     pub(super) async fn start_again(&mut self) {
-        match &mut self.server {
-            Server::Kafka(server) => server.start_again().await,
-            Server::Nats(server) => server.start_again().await,
-            Server::Rabbitmq(server) => server.start_again().await,
-        }
+        self.server.start_again().await;
         // For the last time: now it can be read, too.
         self.outlet.consume().await;
     }

@@ -13,6 +13,7 @@ use super::config::{config, context, with_stream};
 use super::scripted::{Answer, ScriptedServer};
 use super::{connected, message, publish, refusal, stored};
 use crate::support::nats::PrivateNats;
+use crate::support::private_server::PrivateServer;
 
 /// Well below the five seconds that a client's own timeout would take.
 const AT_ONCE: Duration = Duration::from_secs(4);

@@ -7,6 +7,7 @@ use super::subscriber::Subscriber;
 use crate::support::checker::check;
 use crate::support::database::Database;
 use crate::support::nats::PrivateNats;
+use crate::support::private_server::PrivateServer;
 use crate::support::relay::{Relay, migrate, run};
 use crate::support::settings::Settings;
 use crate::support::writers::{Load, Writers};

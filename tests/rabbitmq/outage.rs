@@ -15,6 +15,7 @@ use tower::ServiceExt;
 use super::{config, connected, message, publish, refusal};
 use crate::support::certs::Authority;
 use crate::support::private_rabbitmq::PrivateRabbitmq;
+use crate::support::private_server::PrivateServer;
 use crate::support::rabbitmq::Broker;
 
 /// Well below what a heartbeat or a timeout would take.

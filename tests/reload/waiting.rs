@@ -7,6 +7,7 @@ use super::{ARRIVAL, SOON, assert_successful, named, pipelines, stream};
 use crate::support::database::Database;
 use crate::support::eventually::eventually;
 use crate::support::nats::PrivateNats;
+use crate::support::private_server::PrivateServer;
 use crate::support::process::Signal;
 use crate::support::relay::{Relay, migrate};
 use crate::support::settings::Settings;

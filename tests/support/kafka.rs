@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -19,7 +20,8 @@ use uuid::Uuid;
 
 use super::eventually::{SLOWNESS, eventually};
 use super::port;
-use super::process::{Process, Signal, User, command};
+use super::private_server::PrivateServer;
+use super::process::{Process, User, command};
 use super::report::report;
 use super::settings::Settings;
 use super::stream::Delivery;
@@ -126,9 +128,19 @@ impl PrivateKafka {
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.ports[0])
     }
+}
 
-    /// Starts it on its ports with its data, and returns when it answers.
-    pub(crate) async fn start_again(&mut self) {
+#[async_trait(?Send)]
+impl PrivateServer for PrivateKafka {
+    fn process(&mut self) -> &mut Option<Process> {
+        &mut self.process
+    }
+
+    fn running(&self) -> &Process {
+        self.process.as_ref().expect("a running server")
+    }
+
+    async fn start_again(&mut self) {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kafka/broker");
         let jars = std::env::var("OUTBOX_TEST_KAFKA_JARS").expect("the jars' folder");
         let mut command = command(User::Same, script);
@@ -144,27 +156,6 @@ impl PrivateKafka {
         })
         .await;
         self.process = Some(process);
-    }
-
-    /// `kill -9`.
-    pub(crate) async fn kill(&mut self) {
-        let mut process = self.process.take().expect("a running broker");
-        process.signal(Signal::Kill);
-        process.exit(Duration::from_secs(10)).await;
-    }
-
-    /// Stops it from doing anything, without closing a connection.
-    pub(crate) async fn freeze(&self) {
-        self.process
-            .as_ref()
-            .expect("a running broker")
-            .freeze()
-            .await;
-    }
-
-    /// Ends `freeze`.
-    pub(crate) fn thaw(&self) {
-        self.process.as_ref().expect("a running broker").thaw();
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod pgbouncer;
 pub(crate) mod port;
 pub(crate) mod postgres;
 pub(crate) mod private_rabbitmq;
+pub(crate) mod private_server;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod rabbitmq;

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
+
 use super::eventually::eventually;
 use super::http;
 use super::port;
-use super::process::{Process, Signal, User, command};
+use super::private_server::PrivateServer;
+use super::process::{Process, User, command};
 use super::temporary::TemporaryFolder;
 
 /// The URL of the server that `tests/run` started.
@@ -70,9 +73,19 @@ impl PrivateNats {
     pub(crate) fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
+}
 
-    /// Starts it on its port with its store, and returns when it answers, with JetStream if it has that.
-    pub(crate) async fn start_again(&mut self) {
+#[async_trait(?Send)]
+impl PrivateServer for PrivateNats {
+    fn process(&mut self) -> &mut Option<Process> {
+        &mut self.process
+    }
+
+    fn running(&self) -> &Process {
+        self.process.as_ref().expect("a running server")
+    }
+
+    async fn start_again(&mut self) {
         let (port, monitor, settings) = (self.port, self.monitor, &self.settings);
         let configuration =
             format!("listen: 127.0.0.1:{port}\nhttp: 127.0.0.1:{monitor}\n{settings}\n");
@@ -88,26 +101,5 @@ impl PrivateNats {
         })
         .await;
         self.process = Some(process);
-    }
-
-    /// `kill -9`.
-    pub(crate) async fn kill(&mut self) {
-        let mut process = self.process.take().expect("a running server");
-        process.signal(Signal::Kill);
-        process.exit(Duration::from_secs(5)).await;
-    }
-
-    /// Stops it from doing anything, without closing a connection.
-    pub(crate) async fn freeze(&self) {
-        self.process
-            .as_ref()
-            .expect("a running server")
-            .freeze()
-            .await;
-    }
-
-    /// Ends `freeze`.
-    pub(crate) fn thaw(&self) {
-        self.process.as_ref().expect("a running server").thaw();
     }
 }

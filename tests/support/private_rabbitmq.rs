@@ -6,9 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use async_trait::async_trait;
+
 use super::eventually::eventually;
 use super::port;
-use super::process::{Process, Signal, User, command, complete};
+use super::private_server::PrivateServer;
+use super::process::{Process, User, command, complete};
 use super::temporary::TemporaryFolder;
 
 /// Debian keeps the programs themselves here; those in the PATH become another user.
@@ -81,41 +84,6 @@ impl PrivateRabbitmq {
         format!("amqp://127.0.0.1:{}", self.port)
     }
 
-    /// Starts it on its ports with its data, and returns when it answers.
-    pub(crate) async fn start_again(&mut self) {
-        let mut command = self.program("rabbitmq-server");
-        let log = self.folder.path().join("log");
-        let mut process = Process::start(command.arg("-noinput"), log);
-        let port = self.port;
-        eventually("RabbitMQ starts", START, async || {
-            process.assert_running();
-            greets(port).then_some(())
-        })
-        .await;
-        self.process = Some(process);
-    }
-
-    /// `kill -9`.
-    pub(crate) async fn kill(&mut self) {
-        let mut process = self.process.take().expect("a running broker");
-        process.signal(Signal::Kill);
-        process.exit(Duration::from_secs(5)).await;
-    }
-
-    /// Stops it from doing anything, without closing a connection.
-    pub(crate) async fn freeze(&self) {
-        self.process
-            .as_ref()
-            .expect("a running broker")
-            .freeze()
-            .await;
-    }
-
-    /// Ends `freeze`.
-    pub(crate) fn thaw(&self) {
-        self.process.as_ref().expect("a running broker").thaw();
-    }
-
     /// `rabbitmqctl ARGUMENTS`.
     pub(crate) fn control(&self, arguments: &[&str]) {
         complete(self.program("rabbitmqctl").args(arguments));
@@ -126,6 +94,30 @@ impl PrivateRabbitmq {
         command.stdout(Stdio::null());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
+    }
+}
+
+#[async_trait(?Send)]
+impl PrivateServer for PrivateRabbitmq {
+    fn process(&mut self) -> &mut Option<Process> {
+        &mut self.process
+    }
+
+    fn running(&self) -> &Process {
+        self.process.as_ref().expect("a running server")
+    }
+
+    async fn start_again(&mut self) {
+        let mut command = self.program("rabbitmq-server");
+        let log = self.folder.path().join("log");
+        let mut process = Process::start(command.arg("-noinput"), log);
+        let port = self.port;
+        eventually("RabbitMQ starts", START, async || {
+            process.assert_running();
+            greets(port).then_some(())
+        })
+        .await;
+        self.process = Some(process);
     }
 }
 

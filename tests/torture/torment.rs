@@ -11,6 +11,7 @@ use crate::chronicle::Chronicle;
 use crate::odd;
 use crate::support::database::{TEST_APPLICATION, connect};
 use crate::support::postgres::{PrivatePostgres, Stop};
+use crate::support::private_server::PrivateServer;
 use crate::support::process::Signal;
 use crate::support::proxy::{Proxy, Weather};
 use crate::world::{Kafka, Nats, Postgres, Rabbitmq, Relays, World};
@@ -238,22 +239,10 @@ impl Torment {
             } = &mut *nats;
             match draws.random.random_range(0..3) {
                 0 => {
-                    let pause = draws.time(0.0, 4.0);
-                    let kill = async {
-                        server.kill().await;
-                        tokio::time::sleep(pause).await;
-                        server.start_again().await;
-                    };
-                    self.chronicle.note("NATS", "SIGKILL", kill).await;
+                    self.kill("NATS", server, &mut draws).await;
                 }
                 1 => {
-                    let pause = draws.time(0.5, 6.0);
-                    let freeze = async {
-                        server.freeze().await;
-                        tokio::time::sleep(pause).await;
-                        server.thaw();
-                    };
-                    self.chronicle.note("NATS", "SIGSTOP", freeze).await;
+                    self.freeze("NATS", server, &mut draws).await;
                 }
                 _ => self.weather("NATS", network, &mut draws).await,
             }
@@ -271,22 +260,10 @@ impl Torment {
         while draws.rest().await {
             match draws.random.random_range(0..4) {
                 0 => {
-                    let pause = draws.time(0.0, 4.0);
-                    let kill = async {
-                        server.kill().await;
-                        tokio::time::sleep(pause).await;
-                        server.start_again().await;
-                    };
-                    self.chronicle.note("RabbitMQ", "SIGKILL", kill).await;
+                    self.kill("RabbitMQ", server, &mut draws).await;
                 }
                 1 => {
-                    let pause = draws.time(0.5, 6.0);
-                    let freeze = async {
-                        server.freeze().await;
-                        tokio::time::sleep(pause).await;
-                        server.thaw();
-                    };
-                    self.chronicle.note("RabbitMQ", "SIGSTOP", freeze).await;
+                    self.freeze("RabbitMQ", server, &mut draws).await;
                 }
                 _ => self.weather("RabbitMQ", network, &mut draws).await,
             }
@@ -301,23 +278,33 @@ impl Torment {
         let mut draws = self.draws(5);
         while draws.rest().await {
             if draws.random.random() {
-                let pause = draws.time(0.0, 4.0);
-                let kill = async {
-                    server.kill().await;
-                    tokio::time::sleep(pause).await;
-                    server.start_again().await;
-                };
-                self.chronicle.note("Kafka", "SIGKILL", kill).await;
+                self.kill("Kafka", server, &mut draws).await;
             } else {
-                let pause = draws.time(0.5, 6.0);
-                let freeze = async {
-                    server.freeze().await;
-                    tokio::time::sleep(pause).await;
-                    server.thaw();
-                };
-                self.chronicle.note("Kafka", "SIGSTOP", freeze).await;
+                self.freeze("Kafka", server, &mut draws).await;
             }
         }
+    }
+
+    /// The broker dies, and comes back with its data.
+    async fn kill(&self, victim: &'static str, server: &mut impl PrivateServer, draws: &mut Draws) {
+        let pause = draws.time(0.0, 4.0);
+        let kill = async {
+            server.kill().await;
+            tokio::time::sleep(pause).await;
+            server.start_again().await;
+        };
+        self.chronicle.note(victim, "SIGKILL", kill).await;
+    }
+
+    /// The broker hangs for a while.
+    async fn freeze(&self, victim: &'static str, server: &impl PrivateServer, draws: &mut Draws) {
+        let pause = draws.time(0.5, 6.0);
+        let freeze = async {
+            server.freeze().await;
+            tokio::time::sleep(pause).await;
+            server.thaw();
+        };
+        self.chronicle.note(victim, "SIGSTOP", freeze).await;
     }
 
     /// Something that a network does.

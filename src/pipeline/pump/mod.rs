@@ -284,7 +284,7 @@ impl Pump {
 
     fn handle(&mut self, happening: Happening) -> Result<(), Exit> {
         match happening {
-            Happening::Attempted(attempted) => self.attempted(attempted),
+            Happening::Attempted(attempted) => self.have_attempted(attempted),
             Happening::Read(read) => return self.has_read(read),
             Happening::Flushed(flushed) => return self.has_flushed(flushed),
             Happening::Bell => self.bell_changed(),

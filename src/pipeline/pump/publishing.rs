@@ -2,10 +2,11 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures::FutureExt as _;
-use futures::future::Either;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::time::Instant;
 use tower::{Service as _, ServiceExt as _};
 
@@ -25,7 +26,11 @@ const BURST: usize = 256;
 const ALONE: Duration = Duration::from_millis(300);
 
 /// An attempt on its way.
-pub(super) type Attempt = Pin<Box<dyn Future<Output = Attempted> + Send>>;
+pub(super) struct Attempt {
+    event: Arc<Event>,
+    number: u64,
+    answer: BoxFuture<'static, Answer>,
+}
 
 /// What the stack answers.
 type Answer = Result<Verdict, std::convert::Infallible>;
@@ -36,6 +41,19 @@ pub(super) struct Attempted {
     /// Counts attempts: tells whether it began before or after an outage was noticed.
     number: u64,
     verdict: Verdict,
+}
+
+impl Future for Attempt {
+    type Output = Attempted;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Attempted> {
+        let Ok(verdict) = ready!(self.answer.as_mut().poll(cx));
+        Poll::Ready(Attempted {
+            event: Arc::clone(&self.event),
+            number: self.number,
+            verdict,
+        })
+    }
 }
 
 /// The broker is away: one event at a time probes whether it is back.
@@ -108,21 +126,15 @@ impl Pump {
         if sabotage::is_on(Sabotage::EarlyLedger) {
             self.ledger.gone(event.seq);
         }
-        let answer = match self.order {
-            KeyOrder::Gated => Either::Left(self.stack.clone().oneshot(Arc::clone(&event))),
-            KeyOrder::Kept => {
-                self.stall.begins(number, event.seq);
-                Either::Right(self.handed_over(Arc::clone(&event)))
-            }
-        };
-        self.in_flight.push(Box::pin(async move {
-            let Ok(verdict) = answer.await;
-            Attempted {
-                event,
-                number,
-                verdict,
-            }
-        }));
+        if self.order == KeyOrder::Kept {
+            self.stall.begins(number, event.seq);
+        }
+        let answer = self.handed_over(Arc::clone(&event));
+        self.in_flight.push(Attempt {
+            event,
+            number,
+            answer,
+        });
     }
 
     /// Looks, at each tick, whether the lease has ended while a client that keeps order itself holds events: it would
@@ -144,15 +156,34 @@ impl Pump {
     }
 
     /// Hands an event over here and now: the order of the calls is the order of the events, and nobody says in
-    /// which order futures are first polled.
-    fn handed_over(&mut self, event: Arc<Event>) -> impl Future<Output = Answer> + Send + use<> {
-        let ready = self.stack.ready().now_or_never();
-        debug_assert!(ready.is_some(), "a sink that keeps order is always ready");
-        self.stack.call(event)
+    /// which order futures are first polled. A program's own sink that is not ready yet has its turn later, for which a
+    /// sink that keeps order may never ask.
+    fn handed_over(&mut self, event: Arc<Event>) -> BoxFuture<'static, Answer> {
+        if self.stack.ready().now_or_never().is_some() {
+            return self.stack.call(event);
+        }
+        debug_assert!(
+            self.order == KeyOrder::Gated,
+            "a sink that keeps order is always ready"
+        );
+        Box::pin(self.stack.clone().oneshot(event))
+    }
+
+    /// Acts on an attempt that has ended, and on those that have ended meanwhile: answers come in crowds, and looking at
+    /// everything else between any two of them would cost more than they do.
+    pub(super) fn have_attempted(&mut self, attempted: Attempted) {
+        self.attempted(attempted);
+        for _ in 1..BURST {
+            // Whoever wakes the pump is told by the next wait, which looks at what is in flight first.
+            let Some(Some(attempted)) = self.in_flight.next().now_or_never() else {
+                return;
+            };
+            self.attempted(attempted);
+        }
     }
 
     /// Acts on the verdict about an attempt.
-    pub(super) fn attempted(&mut self, attempted: Attempted) {
+    fn attempted(&mut self, attempted: Attempted) {
         let Attempted {
             event,
             number,

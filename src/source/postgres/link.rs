@@ -20,10 +20,12 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 const SERVER_TIMEOUT: &str = "25s";
 
 /// Settings of each session, whatever the role or the database has been given.
-const SETTINGS: [(&str, &str); 8] = [
+const SETTINGS: [(&str, &str); 9] = [
     ("statement_timeout", SERVER_TIMEOUT),
     // The compiler costs more than it saves on any of our statements.
     ("jit", "off"),
+    // So does a worker; and without any, the parts of a UNION ALL come one after the other.
+    ("max_parallel_workers_per_gather", "0"),
     // How rows come, and are read.
     ("bytea_output", "hex"),
     // A connection waits for its next event for as long as that takes.
@@ -42,7 +44,8 @@ pub(super) const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = '25s'; \
 /// What stands before a message where a pooler refuses settings of the session. It is part of the message's
 /// transaction and ends with it.
 const LOCAL_SETTINGS: &str =
-    "SET LOCAL statement_timeout = '25s'; SET LOCAL jit = off; SET LOCAL bytea_output = 'hex'; ";
+    "SET LOCAL statement_timeout = '25s'; SET LOCAL jit = off; SET LOCAL max_parallel_workers_per_gather = 0; \
+     SET LOCAL bytea_output = 'hex'; ";
 
 /// A connection of one task's own. Whatever fails, the connection is dropped with it: its state is unknown.
 #[derive(Debug)]

@@ -22,24 +22,25 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Takes one row. Rows beyond `bytes` are thrown away as they arrive, so that memory stays bounded
-    /// whatever their size; the first is always kept.
+    /// Takes one row, the facts or an event. Events beyond `bytes` are thrown away as they arrive, so that memory stays
+    /// bounded whatever their size; the first is always kept.
     pub(super) fn take(
         &mut self,
         row: &PgRow,
         payload: rows::PayloadType,
         bytes: usize,
     ) -> Result<(), sqlx::Error> {
-        // NULL where the sequence is gone.
-        self.unchanged = row
-            .try_get::<Option<bool>, _>("unchanged")?
-            .unwrap_or(false);
-        self.ended = row.try_get("ended")?;
-        self.last_value = row.try_get("last_value")?;
-        if self.cut_off || row.try_get::<Option<i64>, _>("seq")?.is_none() {
+        if row.try_get::<Option<i64>, _>("seq")?.is_none() {
+            return self.take_facts(row);
+        }
+        if self.cut_off {
             return Ok(());
         }
         let event = rows::event(row, payload)?;
+        if self.events.last().is_some_and(|last| last.seq >= event.seq) {
+            // Taken as they come, they would be delivered so.
+            return Err(sqlx::Error::Protocol("rows out of order".to_owned()));
+        }
         let weight = event.weight();
         if !self.events.is_empty() && self.weight + weight > bytes {
             self.cut_off = true;
@@ -47,6 +48,16 @@ impl Rows {
         }
         self.weight += weight;
         self.events.push(Arc::new(event));
+        Ok(())
+    }
+
+    fn take_facts(&mut self, row: &PgRow) -> Result<(), sqlx::Error> {
+        // NULL where the sequence is gone.
+        self.unchanged = row
+            .try_get::<Option<bool>, _>("unchanged")?
+            .unwrap_or(false);
+        self.ended = row.try_get("ended")?;
+        self.last_value = row.try_get("last_value")?;
         Ok(())
     }
 }

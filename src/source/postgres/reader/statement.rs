@@ -1,4 +1,4 @@
-//! What a reader asks. Each question is one statement and so one snapshot, with the facts about the server beside the
+//! What a reader asks. Each question is one statement and so one snapshot, with the facts about the server before the
 //! rows.
 
 use super::super::holders::ended_sql;
@@ -47,17 +47,18 @@ impl PostgresReader {
         self.framed(&rows, &ended)
     }
 
-    /// The facts about the server beside `rows`, and `rows` only if they are to be believed: one row at least,
-    /// whose event columns are NULL if there is no event.
+    /// The facts about the server, then `rows`, in their own order, and only if the facts are to be believed. The facts are
+    /// a row of their own, whose event columns are NULL: a join would repeat them in every row and sort all of them anew.
     pub(super) fn framed(&self, rows: &str, ended: &str) -> String {
         format!(
-            "{encoding}SELECT fact.unchanged, fact.ended, fact.last_value, event.seq, event.id, event.event_type, \
-             event.aggregate_type, event.aggregate_id, event.payload, event.headers, \
-             CASE WHEN event.created_at IS NOT NULL THEN coalesce({micros}, '{NO_TIME}'::int8) END AS created_at \
-             FROM ({facts}) AS fact \
-             LEFT JOIN ({rows}) AS event ON fact.unchanged AND NOT fact.ended ORDER BY event.seq",
+            "{encoding}WITH fact AS MATERIALIZED ({facts}) SELECT unchanged, ended, last_value, NULL AS seq, NULL AS id, \
+             NULL AS event_type, NULL AS aggregate_type, NULL AS aggregate_id, NULL AS payload, NULL AS headers, \
+             NULL AS created_at FROM fact UNION ALL SELECT NULL, NULL, NULL, seq, id, event_type, aggregate_type, \
+             aggregate_id, payload, headers, \
+             CASE WHEN created_at IS NOT NULL THEN coalesce({micros}, '{NO_TIME}'::int8) END \
+             FROM ({rows}) AS event WHERE (SELECT unchanged AND NOT ended FROM fact)",
             encoding = self.facts.encoding_sql(),
-            micros = sql::micros("event.created_at"),
+            micros = sql::micros("created_at"),
             facts = self.facts_sql(ended),
         )
     }

@@ -34,3 +34,4 @@ mod sqlite;
 mod status;
 mod support;
 mod tls;
+mod upgrade;

@@ -7,6 +7,7 @@ mod cli;
 mod dead_letters;
 mod delivery;
 mod demo;
+mod documents;
 mod environment;
 mod examples;
 mod fanout;

@@ -82,6 +82,27 @@ or with a Docker engine."
   fi
 }
 
+# promtool checks the alert rules. Debian has it within Prometheus, of which nothing else is needed: it is fetched once,
+# and not installed. Where it can't be had, that test says so.
+find_promtool() {
+  local cache=${XDG_CACHE_HOME:-$HOME/.cache}/outbox-relay new
+  if have promtool; then
+    OUTBOX_TEST_PROMTOOL=$(command -v promtool)
+  elif [[ -x $cache/promtool ]]; then
+    OUTBOX_TEST_PROMTOOL=$cache/promtool
+  elif have apt-get && have dpkg-deb; then
+    printf '== fetching promtool\n'
+    mkdir -p "$cache"
+    new=$(mktemp -d "$cache/new.XXXXXX")
+    if (cd "$new" && timeout 120 apt-get download -qq prometheus >/dev/null 2>&1 &&
+      dpkg-deb --extract ./*.deb . && mv usr/bin/promtool "$cache/promtool"); then
+      OUTBOX_TEST_PROMTOOL=$cache/promtool
+    fi
+    rm -rf "$new"
+  fi
+  if [[ ${OUTBOX_TEST_PROMTOOL:-} ]]; then export OUTBOX_TEST_PROMTOOL; fi
+}
+
 have() { command -v "$1" >/dev/null; }
 
 # The folder with initdb and postgres: Debian keeps it out of the PATH.

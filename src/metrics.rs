@@ -1,6 +1,8 @@
 //! Names of metrics and labels, one place for all of them, and the handles that pipelines record to.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use metrics::{
@@ -9,6 +11,7 @@ use metrics::{
 };
 
 use crate::status::Activity;
+use crate::status::tally::Tally;
 
 /// Label: the source's name.
 pub const SOURCE: &str = "source";
@@ -166,26 +169,27 @@ pub fn describe() {
 /// The handles of one pipeline, looked up once.
 #[allow(missing_docs)] // each is described where its name stands
 pub struct PipelineMetrics {
-    pub published: Counter,
-    pub acknowledged: Counter,
+    published: Counter,
+    acknowledged: Counter,
     pub skipped: Counter,
     pub rejected: Counter,
     pub invalid: Counter,
     pub busy: Counter,
     pub unavailable: Counter,
     pub duration: Histogram,
-    pub latency: Histogram,
+    latency: Histogram,
     pub pending: Gauge,
     pub oldest_pending: Gauge,
     pub in_flight: Gauge,
     pub parked: Gauge,
     pub busy_events: Gauge,
-    pub retries: Counter,
+    retries: Counter,
     pub available: Gauge,
     pub unstored: Gauge,
     pub flush_duration: Histogram,
     wakeups: [Counter; Cause::ALL.len()],
     pub late: Counter,
+    pub tally: Arc<Tally>,
 }
 
 /// Why a pipeline reads.
@@ -243,6 +247,20 @@ impl PipelineMetrics {
         self.wakeups[cause as usize].increment(1);
     }
 
+    /// The broker acknowledged an event, so long after it was created.
+    pub fn acknowledged(&self, latency: Duration) {
+        self.acknowledged.increment(1);
+        self.published.increment(1);
+        self.latency.record(latency);
+        self.tally.published(latency);
+    }
+
+    /// An event is tried once more.
+    pub fn retried(&self) {
+        self.retries.increment(1);
+        self.tally.retried();
+    }
+
     /// What there is to do now, and whether the broker answers.
     pub fn set_activity(&self, activity: &Activity, available: bool) {
         let age =
@@ -289,6 +307,7 @@ impl PipelineMetrics {
             flush_duration: histogram!(FLUSH_DURATION, &pipeline),
             wakeups: Cause::ALL.map(|cause| wakeups(cause.label())),
             late: counter!(LATE_EVENTS, SOURCE => source.to_owned()),
+            tally: Arc::default(),
         }
     }
 }

@@ -14,6 +14,7 @@ mod fanout;
 mod faults;
 mod full;
 mod guard;
+mod interleavings;
 mod jetstream;
 mod kafka;
 mod lease;

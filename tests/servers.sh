@@ -124,7 +124,7 @@ rabbitmq_programs() {
 
 # --- servers -------------------------------------------------------------------------------------------------
 
-# start_postgres [PORT]
+# start_postgres [PORT]: with the options in postgres_options, if there are any.
 start_postgres() {
   local programs port=${1:-$(free_port)} data=$folder/postgres as=()
   programs=$(postgres_programs)
@@ -140,7 +140,7 @@ start_postgres() {
   # among the things under test. wal_level=logical: a subscription's tables are refused, by a test.
   start postgres INT "${as[@]}" -- "$programs/postgres" -D "$data" -p "$port" \
     -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync="${fsync:-off}" -c max_connections=200 \
-    -c max_prepared_transactions=20 -c wal_level=logical
+    -c max_prepared_transactions=20 -c wal_level=logical ${postgres_options[@]+"${postgres_options[@]}"}
   await postgres "$programs/pg_isready" -q -h 127.0.0.1 -p "$port"
   export OUTBOX_TEST_POSTGRES=postgres://postgres@127.0.0.1:$port/postgres
   printf '%s\n' "$("$programs/postgres" --version), $OUTBOX_TEST_POSTGRES"

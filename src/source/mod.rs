@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use self::bell::Bell;
 use self::bookkeeping::Abandoned;
-use self::overview::Overview;
+use self::overview::{Overview, Ownership};
 use crate::config;
 use crate::error::BoxError;
 use crate::event::Event;
@@ -102,6 +102,12 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// What the database says of the source and its ledgers, without taking part; the tables need not be fit for
     /// anything else. `None`: this kind of source can't tell.
     async fn overview(&self) -> Result<Option<Overview>, SourceError> {
+        Ok(None)
+    }
+
+    /// Who has the lease, and which open transactions may own holes, on a connection made for it. `None`: this kind of
+    /// source can't tell.
+    async fn ownership(&self) -> Result<Option<Ownership>, SourceError> {
         Ok(None)
     }
 

@@ -46,7 +46,7 @@ use self::sql::Names;
 use self::starts::Starts;
 use super::bell::Bell;
 use super::bookkeeping::Abandoned;
-use super::overview::Overview;
+use super::overview::{Overview, Ownership};
 use super::{
     Grant, LeaseId, LedgerStore, Reader, Settler, SinkStart, Source, SourceError, StoredLedger,
 };
@@ -218,6 +218,10 @@ impl Source for Postgres {
 
     async fn overview(&self) -> Result<Option<Overview>, SourceError> {
         self.look().await.map(Some)
+    }
+
+    async fn ownership(&self) -> Result<Option<Ownership>, SourceError> {
+        self.look_at_owners().await.map(Some)
     }
 
     async fn dead_letters(&self) -> Result<Option<BTreeMap<String, u64>>, SourceError> {

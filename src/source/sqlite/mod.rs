@@ -52,7 +52,7 @@ use self::holding::{Evidence, Holding};
 use self::link::Link;
 use self::settle::SqliteSettler;
 use self::sql::Names;
-use super::overview::Overview;
+use super::overview::{Overview, Ownership};
 use super::{
     Grant, LeaseId, LedgerStore, Reader, Settler, SinkStart, Source, SourceError, StoredLedger,
 };
@@ -187,6 +187,10 @@ impl Source for Sqlite {
 
     async fn overview(&self) -> Result<Option<Overview>, SourceError> {
         self.look().await.map(Some)
+    }
+
+    async fn ownership(&self) -> Result<Option<Ownership>, SourceError> {
+        self.look_at_owners().await.map(Some)
     }
 
     async fn dead_letters(&self) -> Result<Option<BTreeMap<String, u64>>, SourceError> {

@@ -21,6 +21,7 @@ mod ledger;
 mod message;
 mod nats;
 mod notify;
+mod observability;
 mod order;
 mod queries;
 mod rabbitmq;

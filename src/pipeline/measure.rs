@@ -92,12 +92,10 @@ where
         let metrics = this.metrics;
         match &result {
             Ok(Routed::Published) => {
-                metrics.acknowledged.increment(1);
-                metrics.published.increment(1);
                 metrics.duration.record(this.began.elapsed());
                 // The database's clock against ours: a skew must not make a latency negative.
                 let latency = (Utc::now() - *this.created_at).to_std().unwrap_or_default();
-                metrics.latency.record(latency);
+                metrics.acknowledged(latency);
             }
             Ok(Routed::Skipped) => metrics.skipped.increment(1),
             Err(error) => match error.meaning() {

@@ -3,6 +3,8 @@
 //! [`stack`] shows what an event passes through. The pump drives it: it reads ahead, keeps order per key, waits
 //! for retries, and stores the ledger.
 
+#[doc(hidden)]
+pub mod bench;
 mod flush;
 mod measure;
 mod order;

@@ -11,6 +11,8 @@ mod order;
 mod pump;
 mod retry;
 mod routing;
+#[cfg(test)]
+mod tests;
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -21,6 +21,7 @@ mod message;
 mod nats;
 mod notify;
 mod order;
+mod page;
 mod queries;
 mod rabbitmq;
 mod reload;

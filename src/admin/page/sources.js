@@ -66,7 +66,7 @@ export class Sources {
       el('p', { class: 'reason', 'data-field': 'reason', hidden: true }),
       el('p', { class: 'facts', 'data-field': 'lease' }),
       el('p', { class: 'facts warn', 'data-field': 'holes', hidden: true }),
-      el('table', { class: 'sinks', role: 'table', 'aria-labelledby': id }, head));
+      el('div', { class: 'scroll' }, el('table', { class: 'sinks', role: 'table', 'aria-labelledby': id }, head)));
   }
 
   #update(section, source, snapshot) {

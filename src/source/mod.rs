@@ -123,6 +123,12 @@ pub trait Source: Send + Sync + std::fmt::Debug {
         Ok(Vec::new())
     }
 
+    /// Sinks whose ledgers, stored for this source, decide what is settled, in the configuration or not; none if nothing
+    /// is settled anyway.
+    async fn settling_sinks(&self) -> Result<Vec<String>, SourceError> {
+        Ok(Vec::new())
+    }
+
     /// What settles delivered rows as the configuration says. `None`: this source keeps every row as it is.
     async fn settler(&self, _lease: &LeaseId) -> Result<Option<Box<dyn Settler>>, SourceError> {
         Ok(None)

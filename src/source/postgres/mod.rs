@@ -235,6 +235,13 @@ impl Source for Postgres {
         self.find_abandoned().await
     }
 
+    async fn settling_sinks(&self) -> Result<Vec<String>, SourceError> {
+        if self.keeps_everything() {
+            return Ok(Vec::new());
+        }
+        self.find_sinks().await
+    }
+
     async fn settler(&self, lease: &LeaseId) -> Result<Option<Box<dyn Settler>>, SourceError> {
         if self.keeps_everything() {
             return Ok(None);

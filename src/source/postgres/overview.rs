@@ -130,6 +130,24 @@ impl Postgres {
         Ok(abandoned)
     }
 
+    /// By the primary key, whose first columns are these.
+    pub(super) async fn find_sinks(&self) -> Result<Vec<String>, SourceError> {
+        let sql = format!(
+            "SELECT sink FROM {}outbox_ledger WHERE {}",
+            self.names.schema,
+            self.key_sql()
+        );
+        let mut link = Link::new(self.options.clone());
+        let mut sinks = Vec::new();
+        link.query(LOOK, sql, |row| {
+            sinks.push(row.try_get("sink")?);
+            Ok(())
+        })
+        .await?;
+        link.close().await;
+        Ok(sinks)
+    }
+
     /// By the index of the unique key, whose first columns are these.
     async fn letters(&self, link: &mut Link) -> Result<BTreeMap<String, u64>, SourceError> {
         let sql = format!(

@@ -98,6 +98,11 @@ impl Sqlite {
         }
     }
 
+    /// Whether rows are neither marked nor deleted.
+    fn keeps_everything(&self) -> bool {
+        self.after_delivery == config::AfterDelivery::Keep && self.retention.is_none()
+    }
+
     /// The lease was taken.
     fn hold(&self, holding: Holding) {
         *self.lock_holding() = Some(holding);
@@ -165,7 +170,7 @@ impl Source for Sqlite {
     }
 
     async fn settler(&self, lease: &LeaseId) -> Result<Option<Box<dyn Settler>>, SourceError> {
-        if self.after_delivery == config::AfterDelivery::Keep && self.retention.is_none() {
+        if self.keeps_everything() {
             return Ok(None);
         }
         let task = settle::Task {
@@ -190,6 +195,13 @@ impl Source for Sqlite {
 
     async fn dead_letters(&self) -> Result<Option<BTreeMap<String, u64>>, SourceError> {
         self.count_dead_letters().await.map(Some)
+    }
+
+    async fn settling_sinks(&self) -> Result<Vec<String>, SourceError> {
+        if self.keeps_everything() {
+            return Ok(Vec::new());
+        }
+        self.find_sinks().await
     }
 
     fn ledger_store(&self, lease: &LeaseId, sink: &str) -> Box<dyn LedgerStore> {

@@ -72,6 +72,17 @@ impl Sqlite {
         Ok(counts)
     }
 
+    pub(super) async fn find_sinks(&self) -> Result<Vec<String>, SourceError> {
+        let mut link = Link::new(&self.path);
+        let mut connected = link.checkout(LOOK).await?;
+        let sql = "SELECT sink FROM outbox_ledger WHERE relay = ? AND source = ?";
+        let query = sqlx::query_scalar(sql).bind(&self.relay).bind(&self.name);
+        let sinks = limited(LOOK, query.fetch_all(&mut connected.connection)).await?;
+        link.give_back(connected);
+        link.close().await;
+        Ok(sinks)
+    }
+
     async fn look_in(&self, connection: &mut SqliteConnection) -> Result<Overview, sqlx::Error> {
         let table = Table::now(connection, &self.names).await?;
         let table = table.ok_or(sqlx::Error::RowNotFound)?;

@@ -24,6 +24,7 @@ mod nats;
 mod notify;
 mod observability;
 mod order;
+mod page;
 mod queries;
 mod rabbitmq;
 mod reload;

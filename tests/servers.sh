@@ -37,6 +37,8 @@ install_missing() {
   have pgbouncer || packages+=(pgbouncer)
   rabbitmq_programs >/dev/null || packages+=(rabbitmq-server)
   have openssl || packages+=(openssl)
+  have chromium || packages+=(chromium)
+  have chromedriver || packages+=(chromium-driver)
   have java || packages+=(default-jre-headless)
   have mvn || packages+=(maven)
   have cc || packages+=(gcc libc6-dev)

@@ -29,6 +29,7 @@ mod reload;
 mod replay;
 mod route;
 mod rows;
+mod security;
 mod settle;
 mod sources;
 mod sqlite;

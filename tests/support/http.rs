@@ -1,4 +1,4 @@
-//! One HTTP GET: all that the endpoints under test need.
+//! One HTTP request at a time: all that the endpoints under test need.
 
 use std::time::Duration;
 
@@ -14,10 +14,15 @@ pub(crate) struct Answer {
 
 /// Gets `path` from a port of 127.0.0.1. `None` if nobody answers within two seconds.
 pub(crate) async fn get(port: u16, path: &str) -> Option<Answer> {
+    send(port, &format!("GET {path}"), "").await
+}
+
+/// The same of any request: its method and path, and lines of headers that each end with `\r\n`.
+pub(crate) async fn send(port: u16, request: &str, headers: &str) -> Option<Answer> {
     let exchange = async {
         let mut connection = TcpStream::connect(("127.0.0.1", port)).await?;
         // By this version an answer comes whole, and never in chunks.
-        let request = format!("GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n");
+        let request = format!("{request} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n{headers}\r\n");
         connection.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         connection.read_to_end(&mut answer).await?;

@@ -210,6 +210,16 @@ impl Relay {
         http::get(self.admin, path).await
     }
 
+    /// The answer to any request: its method and path, and lines of headers.
+    pub(crate) async fn send(&self, request: &str, headers: &str) -> Option<http::Answer> {
+        http::send(self.admin, request, headers).await
+    }
+
+    /// Where the endpoints listen.
+    pub(crate) fn admin_port(&self) -> u16 {
+        self.admin
+    }
+
     /// The sum of a metric's samples that carry all of these `label="value"` pairs; `None` if there is none.
     pub(crate) async fn metric(&self, name: &str, labels: &[&str]) -> Option<f64> {
         let answer = self.get("/metrics").await?;

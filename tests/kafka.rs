@@ -11,7 +11,7 @@ use crate::support::database::Database;
 use crate::support::eventually::eventually;
 use crate::support::kafka::{Broker, Listeners, PrivateKafka, Topic};
 use crate::support::private_server::PrivateServer;
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{ELSEWHERE, Proxy};
 use crate::support::relay::{Relay, migrate, run};
 use crate::support::settings::Settings;
 use crate::support::writers::{Load, Writers};
@@ -348,7 +348,7 @@ async fn a_relay_whose_lease_has_ended_publishes_nothing_of_what_its_client_held
     cut_off.kill().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_let_in_and_who_is_told_why_not() {
     let Some(listeners) = Listeners::real() else {
         return;
@@ -401,9 +401,15 @@ async fn who_is_let_in_and_who_is_told_why_not() {
     }
 
     let stranger = Authority::new();
+    let proxy = Proxy::elsewhere(&listeners.ssl).await;
     let refused = [
         (
             encrypted(&listeners.ssl).set_file("sinks.events.tls.ca", &stranger.ca()),
+            "certificate verify failed",
+        ),
+        (
+            // A broker of another name.
+            encrypted(&format!("{ELSEWHERE}:{}", proxy.port)),
             "certificate verify failed",
         ),
         (

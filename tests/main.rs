@@ -31,6 +31,7 @@ mod reload;
 mod replay;
 mod route;
 mod rows;
+mod security;
 mod settle;
 mod sources;
 mod sqlite;

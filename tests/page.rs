@@ -13,7 +13,7 @@ use toml::Table;
 use crate::support::browser::{Browser, ENTER, TAB};
 use crate::support::database::Database;
 use crate::support::eventually::eventually;
-use crate::support::http::{Answer, Request};
+use crate::support::http::Request;
 use crate::support::nats;
 use crate::support::rabbitmq::Broker;
 use crate::support::relay::{Relay, migrate};
@@ -286,10 +286,6 @@ async fn a_reload_an_outage_and_a_hole_are_shown_with_what_is_behind_them() {
     relay.stop().await;
 }
 
-async fn ask(relay: &Relay, request: Request<'_>) -> Answer {
-    request.send(relay.port()).await.expect("an answer")
-}
-
 async fn post(relay: &Relay, path: &str, authorization: Option<&str>, body: &str) -> (u16, Value) {
     let headers: Vec<_> = authorization
         .map(|value| ("Authorization", value))
@@ -302,7 +298,7 @@ async fn post(relay: &Relay, path: &str, authorization: Option<&str>, body: &str
         within: SOON,
         ..Request::get(path)
     };
-    let answer = ask(relay, request).await;
+    let answer = relay.ask(request).await;
     (
         answer.status,
         serde_json::from_str(&answer.body).expect("JSON"),
@@ -338,7 +334,7 @@ async fn nothing_is_changed_without_the_token_and_nothing_secret_is_told() {
     let (list, retry) = ("/dead-letters/main", "/dead-letters/main/retry");
     let body = r#"{"sink": "refusing", "ids": [1]}"#;
     let bearer = format!("Bearer {TOKEN}");
-    assert_eq!(ask(&relay, Request::get(list)).await.status, 401);
+    assert_eq!(relay.ask(Request::get(list)).await.status, 401);
     for (authorization, status) in [(None, 401), (Some("Bearer x"), 401), (Some(TOKEN), 401)] {
         for action in [retry, "/dead-letters/main/discard"] {
             let answer = post(&relay, action, authorization, body).await;
@@ -415,13 +411,13 @@ async fn without_a_token_the_page_says_how_to_get_one_and_only_this_machine_read
                 continue; // it has no end
             }
             assert_eq!(
-                ask(&relay, request).await.status,
+                relay.ask(request).await.status,
                 status,
                 "{path} of {host}"
             );
         }
     }
-    let page = ask(&relay, Request::get("/")).await;
+    let page = relay.ask(Request::get("/")).await;
     assert!(page.head.contains("default-src 'none'"), "{}", page.head);
     relay.stop().await;
 }

@@ -215,6 +215,11 @@ impl Relay {
         http::get(self.admin, path).await
     }
 
+    /// The answer to any request, which there must be.
+    pub(crate) async fn ask(&self, request: http::Request<'_>) -> http::Answer {
+        request.send(self.admin).await.expect("an answer")
+    }
+
     /// The sum of a metric's samples that carry all of these `label="value"` pairs; `None` if there is none.
     pub(crate) async fn metric(&self, name: &str, labels: &[&str]) -> Option<f64> {
         let answer = self.get("/metrics").await?;

@@ -224,7 +224,7 @@ impl Backlog<'_> {
             broker_us: has_broker.then(|| us(begun.broker, ended.broker)),
             peak_rss_mb: rss as f64 / 1e6,
             statements_per_1000: statements as f64 * 1e3 / events,
-            wal_bytes_per_event: wal as f64 / events,
+            wal_bytes_per_event: Some(wal as f64 / events),
             duplicates: duplicates as f64,
             latency_ms: None,
             hot_share: None,

@@ -43,8 +43,7 @@ pub(super) const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = '25s'; \
 
 /// What stands before a message where a pooler refuses settings of the session. It is part of the message's
 /// transaction and ends with it.
-const LOCAL_SETTINGS: &str =
-    "SET LOCAL statement_timeout = '25s'; SET LOCAL jit = off; SET LOCAL max_parallel_workers_per_gather = 0; \
+const LOCAL_SETTINGS: &str = "SET LOCAL statement_timeout = '25s'; SET LOCAL jit = off; SET LOCAL max_parallel_workers_per_gather = 0; \
      SET LOCAL bytea_output = 'hex'; ";
 
 /// A connection of one task's own. Whatever fails, the connection is dropped with it: its state is unknown.

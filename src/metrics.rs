@@ -1,6 +1,8 @@
 //! Names of metrics and labels, one place for all of them, and the handles that pipelines record to.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use metrics::{
@@ -9,6 +11,7 @@ use metrics::{
 };
 
 use crate::status::Activity;
+use crate::status::tally::Tally;
 
 /// Label: the source's name.
 pub const SOURCE: &str = "source";
@@ -51,10 +54,15 @@ pub const UNSTORED: &str = "outbox_unstored_acknowledgements";
 pub const FLUSH_DURATION: &str = "outbox_flush_duration_seconds";
 /// Reads of the outbox table, by cause.
 pub const WAKEUPS: &str = "outbox_wakeups_total";
+/// 1 while the configuration has the source, 0 once a reload took it out: its other figures stay what they were.
+pub const SOURCE_CONFIGURED: &str = "outbox_source_configured";
 /// 1 while this relay holds the lease of the source.
 pub const LEASE_HELD: &str = "outbox_lease_held";
 /// Ranges of `seq` below the highest seen that are neither seen nor closed, in the reader that has most.
 pub const HOLES: &str = "outbox_holes";
+/// Ledgers of the table that have no sink in the configuration, or no relay that keeps them: what they lack is never
+/// settled. 0 where nothing is settled.
+pub const ABANDONED_LEDGERS: &str = "outbox_abandoned_ledgers";
 /// Rows that every ledger has and that were marked, deleted, or deleted because of their age.
 pub const SETTLED: &str = "outbox_settled_total";
 /// Rows found in holes that were taken for dead. They are delivered; anything but 0 is a bug or a broken table.
@@ -123,12 +131,20 @@ pub fn describe() {
     describe_histogram!(FLUSH_DURATION, Unit::Seconds, "Storing the ledger.");
     describe_counter!(WAKEUPS, "Reads of the outbox table, by cause.");
     describe_gauge!(
+        SOURCE_CONFIGURED,
+        "1 while the configuration has the source."
+    );
+    describe_gauge!(
         LEASE_HELD,
         "1 while this relay holds the lease of the source."
     );
     describe_gauge!(
         HOLES,
         "Ranges of seq below the highest seen that are neither seen nor closed."
+    );
+    describe_gauge!(
+        ABANDONED_LEDGERS,
+        "Ledgers without a sink or a relay, which hold the table back."
     );
     describe_counter!(
         SETTLED,
@@ -153,26 +169,27 @@ pub fn describe() {
 /// The handles of one pipeline, looked up once.
 #[allow(missing_docs)] // each is described where its name stands
 pub struct PipelineMetrics {
-    pub published: Counter,
-    pub acknowledged: Counter,
+    published: Counter,
+    acknowledged: Counter,
     pub skipped: Counter,
     pub rejected: Counter,
     pub invalid: Counter,
     pub busy: Counter,
     pub unavailable: Counter,
     pub duration: Histogram,
-    pub latency: Histogram,
+    latency: Histogram,
     pub pending: Gauge,
     pub oldest_pending: Gauge,
     pub in_flight: Gauge,
     pub parked: Gauge,
     pub busy_events: Gauge,
-    pub retries: Counter,
+    retries: Counter,
     pub available: Gauge,
     pub unstored: Gauge,
     pub flush_duration: Histogram,
     wakeups: [Counter; Cause::ALL.len()],
     pub late: Counter,
+    pub tally: Arc<Tally>,
 }
 
 /// Why a pipeline reads.
@@ -230,6 +247,20 @@ impl PipelineMetrics {
         self.wakeups[cause as usize].increment(1);
     }
 
+    /// The broker acknowledged an event, so long after it was created.
+    pub fn acknowledged(&self, latency: Duration) {
+        self.acknowledged.increment(1);
+        self.published.increment(1);
+        self.latency.record(latency);
+        self.tally.published(latency);
+    }
+
+    /// An event is tried once more.
+    pub fn retried(&self) {
+        self.retries.increment(1);
+        self.tally.retried();
+    }
+
     /// What there is to do now, and whether the broker answers.
     pub fn set_activity(&self, activity: &Activity, available: bool) {
         let age =
@@ -276,6 +307,7 @@ impl PipelineMetrics {
             flush_duration: histogram!(FLUSH_DURATION, &pipeline),
             wakeups: Cause::ALL.map(|cause| wakeups(cause.label())),
             late: counter!(LATE_EVENTS, SOURCE => source.to_owned()),
+            tally: Arc::default(),
         }
     }
 }
@@ -318,6 +350,11 @@ impl Drop for PipelineMetrics {
     }
 }
 
+/// Whether the configuration has `source`.
+pub fn set_configured(source: &str, configured: bool) {
+    gauge!(SOURCE_CONFIGURED, SOURCE => source.to_owned()).set(if configured { 1.0 } else { 0.0 });
+}
+
 /// What came of the newest reload.
 #[derive(Debug, Clone, Copy)]
 pub struct ReloadGauges;
@@ -332,29 +369,35 @@ impl ReloadGauges {
     }
 }
 
-/// How many holes a source has, over all its pipelines; 0 again in the end.
-pub struct HoleGauge(Gauge);
+/// A figure of a source that whoever holds its lease knows; 0 again in the end.
+pub struct SourceGauge(Gauge);
 
-impl HoleGauge {
-    /// The gauge of `source`.
+impl SourceGauge {
+    /// How many holes `source` has, in the pipeline that has most.
     #[must_use]
-    pub fn new(source: &str) -> Self {
+    pub fn holes(source: &str) -> Self {
         Self(gauge!(HOLES, SOURCE => source.to_owned()))
     }
 
-    /// The holes of the pipeline that has most.
-    pub fn set(&self, holes: usize) {
-        self.0.set(to_f64(holes as u64));
+    /// How many ledgers that nobody keeps hold back the table of `source`.
+    #[must_use]
+    pub fn abandoned_ledgers(source: &str) -> Self {
+        Self(gauge!(ABANDONED_LEDGERS, SOURCE => source.to_owned()))
+    }
+
+    /// So many now.
+    pub fn set(&self, count: usize) {
+        self.0.set(to_f64(count as u64));
     }
 }
 
-impl std::fmt::Debug for HoleGauge {
+impl std::fmt::Debug for SourceGauge {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HoleGauge").finish_non_exhaustive()
+        f.debug_struct("SourceGauge").finish_non_exhaustive()
     }
 }
 
-impl Drop for HoleGauge {
+impl Drop for SourceGauge {
     fn drop(&mut self) {
         self.set(0);
     }

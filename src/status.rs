@@ -1,6 +1,8 @@
 //! What the relay is doing, for probes: written by its tasks, read by the admin endpoints.
 
+pub mod journal;
 pub mod report;
+pub mod tally;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,6 +10,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
+
+use self::journal::{Journal, Severity};
+use self::tally::Tally;
 
 /// How long a sink may be away before the relay counts as not ready.
 const SINK_AWAY_LIMIT: Duration = Duration::from_secs(60);
@@ -23,6 +28,7 @@ pub struct Status {
     /// Why a source's doorbell is out of order.
     doorbells: Arc<Mutex<BTreeMap<String, String>>>,
     reload: Arc<Mutex<Option<Reloaded>>>,
+    journal: Arc<Journal>,
 }
 
 /// The newest reload of the configuration.
@@ -58,6 +64,9 @@ pub enum SourceState {
 /// What a pipeline is doing.
 #[derive(Debug)]
 pub struct PipelineStatus {
+    sink: String,
+    tally: Arc<Tally>,
+    journal: Arc<Journal>,
     state: Mutex<PipelineState>,
 }
 
@@ -113,7 +122,23 @@ pub struct Busy {
 impl Status {
     /// Notes what a source is doing.
     pub fn set_source(&self, source: &str, state: SourceState) {
+        let noted = match &state {
+            SourceState::Connecting { error } => {
+                error.as_deref().map(|error| (Severity::Error, error))
+            }
+            SourceState::Standby => Some((Severity::Info, "another relay holds the lease")),
+            SourceState::Active => Some((Severity::Info, "this relay holds the lease")),
+            SourceState::Halted { reason } => Some((Severity::Error, reason.as_str())),
+        };
+        if let Some((severity, text)) = noted {
+            self.note(severity, format!("source {source}"), text, 1);
+        }
         locked(&self.sources).insert(source.to_owned(), state);
+    }
+
+    /// Notes what has happened, so many times, for the list of recent events.
+    pub fn note(&self, severity: Severity, subject: String, text: &str, times: u64) {
+        self.journal.note(severity, subject, text, times);
     }
 
     /// Notes why a source's doorbell is out of order and its table polled; `None`: it is not.
@@ -125,16 +150,30 @@ impl Status {
         };
     }
 
-    /// Notes what came of a reload of the configuration: everything that was wrong, or nothing.
-    pub fn set_reload(&self, errors: Vec<String>) {
+    /// Notes what came of a reload of the configuration: in words, and everything that was wrong, if anything was.
+    pub fn set_reload(&self, outcome: &str, errors: Vec<String>) {
         let at = Utc::now();
+        let (severity, text) = if errors.is_empty() {
+            (Severity::Info, outcome.to_owned())
+        } else {
+            (Severity::Error, format!("{outcome}: {}", errors.join("; ")))
+        };
+        self.note(severity, "configuration".to_owned(), &text, 1);
         *locked(&self.reload) = Some(Reloaded { at, errors });
     }
 
-    /// The status of a pipeline that starts now.
+    /// The status of a pipeline that starts now, and counts in `tally`.
     #[must_use]
-    pub fn start_pipeline(&self, source: &str, sink: &str) -> Arc<PipelineStatus> {
+    pub fn start_pipeline(
+        &self,
+        source: &str,
+        sink: &str,
+        tally: Arc<Tally>,
+    ) -> Arc<PipelineStatus> {
         let status = Arc::new(PipelineStatus {
+            sink: sink.to_owned(),
+            tally,
+            journal: Arc::clone(&self.journal),
             state: Mutex::new(PipelineState {
                 beat_at: Instant::now(),
                 sink_away: None,
@@ -171,6 +210,22 @@ impl Status {
     pub fn holes(&self, source: &str) -> usize {
         let holes = |state: &mut PipelineState| state.activity.as_ref().map_or(0, |now| now.holes);
         self.of_source(source, holes).max().unwrap_or(0)
+    }
+
+    /// Dead letters of the source were retried or discarded: they are to be counted.
+    pub fn dead_letters_changed(&self, source: &str) {
+        let set = |state: &mut PipelineState| state.uncounted_letters = true;
+        self.of_source(source, set).for_each(drop);
+    }
+
+    /// What each pipeline counts in, by source and sink.
+    #[must_use]
+    pub fn tallies(&self) -> BTreeMap<(String, String), Arc<Tally>> {
+        let pipelines = locked(&self.pipelines);
+        let tallies = pipelines.iter();
+        tallies
+            .map(|(name, pipeline)| (name.clone(), Arc::clone(&pipeline.tally)))
+            .collect()
     }
 
     /// Whether dead letters of the source are to be counted. Says so once.
@@ -286,6 +341,10 @@ impl PipelineStatus {
 
     /// The ledger was stored, with this many dead letters.
     pub fn ledger_is_stored(&self, dead_letters: usize) {
+        if dead_letters > 0 {
+            let text = "the broker refused an event, which is a dead letter now";
+            self.note(Severity::Warning, text, dead_letters as u64);
+        }
         let mut state = locked(&self.state);
         state.flushed_at = Some(Instant::now());
         state.uncounted_letters |= dead_letters > 0;
@@ -293,6 +352,7 @@ impl PipelineStatus {
 
     /// The connection to the broker was made.
     pub fn sink_is_connected(&self) {
+        self.note(Severity::Info, "connected", 1);
         let mut state = locked(&self.state);
         state.connected = true;
         state.sink_away = None;
@@ -301,6 +361,13 @@ impl PipelineStatus {
     /// The broker does not answer.
     pub fn sink_is_away(&self, error: &str) {
         let mut state = locked(&self.state);
+        if state
+            .sink_away
+            .as_ref()
+            .is_none_or(|(_, last)| last != error)
+        {
+            self.note(Severity::Error, &format!("away: {error}"), 1);
+        }
         let since = state
             .sink_away
             .as_ref()
@@ -310,17 +377,29 @@ impl PipelineStatus {
 
     /// The broker answers again.
     pub fn sink_is_back(&self) {
-        locked(&self.state).sink_away = None;
+        if let Some((since, _)) = locked(&self.state).sink_away.take() {
+            let away = since.elapsed().as_secs();
+            self.note(Severity::Info, &format!("back after {away} s"), 1);
+        }
     }
 
     /// The database does not answer.
     pub fn source_is_away(&self, error: &str) {
-        locked(&self.state).source_away = Some(error.to_owned());
+        let before = locked(&self.state).source_away.replace(error.to_owned());
+        if before.as_deref() != Some(error) {
+            let text = format!("the source does not answer: {error}");
+            self.note(Severity::Error, &text, 1);
+        }
     }
 
     /// The database answers again.
     pub fn source_is_back(&self) {
         locked(&self.state).source_away = None;
+    }
+
+    fn note(&self, severity: Severity, text: &str, times: u64) {
+        let subject = format!("sink {}", self.sink);
+        self.journal.note(severity, subject, text, times);
     }
 }
 
@@ -337,7 +416,7 @@ mod tests {
     async fn readiness_names_what_is_missing() {
         let status = Status::default();
         status.set_source("draft", SourceState::Active);
-        let pipeline = status.start_pipeline("draft", "picks");
+        let pipeline = status.start_pipeline("draft", "picks", Arc::default());
         assert_eq!(status.obstacles(), ["sink picks: connecting"]);
         pipeline.sink_is_connected();
         assert!(status.obstacles().is_empty());
@@ -354,7 +433,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_full_destination_is_an_obstacle_where_nothing_else_goes_on() {
         let status = Status::default();
-        let pipeline = status.start_pipeline("draft", "picks");
+        let pipeline = status.start_pipeline("draft", "picks", Arc::default());
         pipeline.sink_is_connected();
         let since = Instant::now();
         let works = |idle_since| {
@@ -387,10 +466,12 @@ mod tests {
             ..Activity::default()
         };
         let (picks, bills) = (
-            status.start_pipeline("draft", "picks"),
-            status.start_pipeline("draft", "bills"),
+            status.start_pipeline("draft", "picks", Arc::default()),
+            status.start_pipeline("draft", "bills", Arc::default()),
         );
-        status.start_pipeline("other", "picks").works(holes(7));
+        status
+            .start_pipeline("other", "picks", Arc::default())
+            .works(holes(7));
         picks.works(holes(3));
         bills.works(holes(1));
         assert_eq!(status.holes("draft"), 3);

@@ -299,3 +299,46 @@ fn schema_and_completions_need_no_configuration() {
         assert!(ended.stdout.contains("dead-letters"), "{ended:#?}");
     }
 }
+
+#[tokio::test]
+async fn health_asks_the_relay_that_runs() {
+    let database = Database::fresh().await;
+    let settings = Settings::of(&database).set("sinks.lines.type", "stdout");
+    let silent = run(&settings, &["health"]);
+    assert_eq!(silent.code, Some(1), "{silent:#?}");
+    assert!(silent.stderr.contains("admin.listen"), "{silent:#?}");
+    let nobody = settings
+        .clone()
+        .set("admin.listen", format!("127.0.0.1:{}", port::free()));
+    let ended = run(&nobody, &["health"]);
+    assert_eq!(ended.code, Some(1), "{ended:#?}");
+    assert!(ended.stderr.contains("does the relay run?"), "{ended:#?}");
+
+    migrate(&settings);
+    let away = settings
+        .clone()
+        .set("sinks.away.type", "jetstream")
+        .set(
+            "sinks.away.url",
+            format!("nats://127.0.0.1:{}", port::free()),
+        )
+        .set("sinks.away.subject", "away.{event_type}");
+    let relay = Relay::start(&away);
+    let everywhere = settings
+        .clone()
+        .set("admin.listen", format!("0.0.0.0:{}", relay.port()));
+    eventually("it is alive", Duration::from_secs(20), async || {
+        (run(&everywhere, &["health"]).code == Some(0)).then_some(())
+    })
+    .await;
+    let ended = run(&everywhere, &["health", "--ready"]);
+    assert_eq!(ended.code, Some(1), "{ended:#?}");
+    for words in ["answers 503: ", "sink away"] {
+        assert!(ended.stderr.contains(words), "{ended:#?}");
+    }
+    relay.reload(&settings).await;
+    let ended = run(&everywhere, &["health", "--ready"]);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    assert_eq!(ended.stdout, "ok\n");
+    relay.stop().await;
+}

@@ -84,6 +84,27 @@ or with a Docker engine."
   fi
 }
 
+# promtool checks the alert rules. Debian has it within Prometheus, of which nothing else is needed: it is fetched once,
+# and not installed. Where it can't be had, that test says so.
+find_promtool() {
+  local cache=${XDG_CACHE_HOME:-$HOME/.cache}/outbox-relay new
+  if have promtool; then
+    OUTBOX_TEST_PROMTOOL=$(command -v promtool)
+  elif [[ -x $cache/promtool ]]; then
+    OUTBOX_TEST_PROMTOOL=$cache/promtool
+  elif have apt-get && have dpkg-deb; then
+    printf '== fetching promtool\n'
+    mkdir -p "$cache"
+    new=$(mktemp -d "$cache/new.XXXXXX")
+    if (cd "$new" && timeout 120 apt-get download -qq prometheus >/dev/null 2>&1 &&
+      dpkg-deb --extract ./*.deb . && mv usr/bin/promtool "$cache/promtool"); then
+      OUTBOX_TEST_PROMTOOL=$cache/promtool
+    fi
+    rm -rf "$new"
+  fi
+  if [[ ${OUTBOX_TEST_PROMTOOL:-} ]]; then export OUTBOX_TEST_PROMTOOL; fi
+}
+
 have() { command -v "$1" >/dev/null; }
 
 # The folder with initdb and postgres: Debian keeps it out of the PATH.
@@ -105,7 +126,7 @@ rabbitmq_programs() {
 
 # --- servers -------------------------------------------------------------------------------------------------
 
-# start_postgres [PORT]
+# start_postgres [PORT]: with the options in postgres_options, if there are any.
 start_postgres() {
   local programs port=${1:-$(free_port)} data=$folder/postgres as=()
   programs=$(postgres_programs)
@@ -121,7 +142,7 @@ start_postgres() {
   # among the things under test. wal_level=logical: a subscription's tables are refused, by a test.
   start postgres INT "${as[@]}" -- "$programs/postgres" -D "$data" -p "$port" \
     -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync="${fsync:-off}" -c max_connections=200 \
-    -c max_prepared_transactions=20 -c wal_level=logical
+    -c max_prepared_transactions=20 -c wal_level=logical ${postgres_options[@]+"${postgres_options[@]}"}
   await postgres "$programs/pg_isready" -q -h 127.0.0.1 -p "$port"
   export OUTBOX_TEST_POSTGRES=postgres://postgres@127.0.0.1:$port/postgres
   printf '%s\n' "$("$programs/postgres" --version), $OUTBOX_TEST_POSTGRES"

@@ -333,8 +333,16 @@ async fn a_ledger_that_no_relay_keeps_is_named_until_it_is_dropped() {
         .execute("UPDATE outbox_source SET sequence_filenode = 0 WHERE relay = 'halted'")
         .await;
     let relay = Relay::ready(&settings).await;
+    let await_abandoned = async |count: f64| {
+        let is_count = |abandoned: f64| (abandoned - count).abs() < 0.5;
+        let labels = ["source=\"main\""];
+        relay
+            .await_metric("outbox_abandoned_ledgers", &labels, SOON * 2, is_count)
+            .await;
+    };
     database.insert("Held", Some("key"), 10).await;
     stream.await_len(10, SOON).await;
+    await_abandoned(2.0).await;
     let drop = "ledger drop --relay former --source main --sink events";
     eventually("it is named", Duration::from_secs(60), async || {
         relay.stderr().contains(drop).then_some(())
@@ -360,6 +368,7 @@ async fn a_ledger_that_no_relay_keeps_is_named_until_it_is_dropped() {
     await_count(&database, UNMARKED, 0).await;
     let status = run(&settings, &["status"]);
     assert!(!status.stdout.contains("ledger drop"), "{status:#?}");
+    await_abandoned(0.0).await;
     relay.stop().await;
 }
 

@@ -177,6 +177,11 @@ async fn sources_come_and_go_and_one_without_tables_halts_alone() {
     assert_eq!(reload["successful"], true, "{reload:#}");
     let report = relay.report().await.expect("an answer");
     assert!(!report.to_string().contains("\"other\""), "{report:#}");
+    for (source, configured) in [("main", 1.0), ("other", 0.0)] {
+        let label = format!("source=\"{source}\"");
+        let shown = relay.metric("outbox_source_configured", &[&label]).await;
+        assert_eq!(shown, Some(configured), "{source}");
+    }
     await_lease(&relay, "other", 0.0).await;
     let held: bool = second
         .value("SELECT expires_at > clock_timestamp() FROM outbox_lease")

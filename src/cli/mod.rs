@@ -9,6 +9,7 @@ mod dead_letters;
 #[cfg(feature = "sqlite")]
 mod demo;
 mod emit;
+mod health;
 mod ledger;
 mod migrate;
 mod progress;
@@ -59,6 +60,8 @@ enum Command {
     Migrate(migrate::Args),
     /// Say what every source and every ledger is up to, from the database: also while no relay runs.
     Status(status::Args),
+    /// Ask the relay that runs by this configuration whether it is well: for a container's health check.
+    Health(health::Args),
     /// Look at what the sinks have, drop or rename what is left of a sink, start anew after a restore.
     Ledger(ledger::Args),
     /// Say where an event would go, and why.
@@ -159,6 +162,7 @@ async fn execute(command: Command, file: Option<PathBuf>) -> Result<(), Failure>
         Command::Check(args) => check::run(&config, &args).await,
         Command::Migrate(args) => migrate::run(&config, &args).await,
         Command::Status(args) => status::run(&config, &args).await,
+        Command::Health(args) => health::run(&config, &args).await,
         Command::Ledger(args) => ledger::run(&config, &args).await,
         Command::Route(args) => route::run(&config, &args),
         Command::DeadLetters(args) => dead_letters::run(&config, &args).await,

@@ -43,7 +43,8 @@ pub(super) async fn run(config: Config, origin: Origin, args: Args) -> Result<()
     let _reloading = AbortOnDropHandle::new(reloading);
     // The endpoints outlive the relay: a stop is watched to its end.
     let closed = CancellationToken::new();
-    let serving = admin.map(|admin| tokio::spawn(admin.serve(relay.status(), closed.clone())));
+    let serving = admin
+        .map(|admin| tokio::spawn(admin.serve(relay.status(), relay.config(), closed.clone())));
     let result = relay.run(stop).await;
     closed.cancel();
     if let Some(serving) = serving {

@@ -92,12 +92,10 @@ where
         let metrics = this.metrics;
         match &result {
             Ok(Routed::Published) => {
-                metrics.acknowledged.increment(1);
-                metrics.published.increment(1);
                 metrics.duration.record(this.began.elapsed());
                 // The database's clock against ours: a skew must not make a latency negative.
                 let latency = (Utc::now() - *this.created_at).to_std().unwrap_or_default();
-                metrics.latency.record(latency);
+                metrics.acknowledged(latency);
             }
             Ok(Routed::Skipped) => metrics.skipped.increment(1),
             Err(error) => match error.meaning() {
@@ -113,6 +111,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use metrics_exporter_prometheus::PrometheusBuilder;
     use tower::ServiceExt as _;
 
@@ -156,5 +156,36 @@ mod tests {
             text.contains("outbox_events_published_total{source=\"a\",sink=\"b\"} 1"),
             "{text}"
         );
+    }
+
+    /// The time of an attempt is that of its own answer, and none is recorded of what nobody acknowledged.
+    #[tokio::test(start_paused = true)]
+    async fn only_acknowledgements_are_timed() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        let metrics = metrics::with_local_recorder(&recorder, || PipelineMetrics::new("a", "b"));
+        let inner = tower::service_fn(|event: Arc<Event>| async move {
+            tokio::time::sleep(Duration::from_secs(event.seq.unsigned_abs())).await;
+            match event.seq {
+                2 | 3 => Ok(Routed::Published),
+                4 => Ok(Routed::Skipped),
+                _ => Err(PublishError::unavailable("away")),
+            }
+        });
+        let service = MeasureLayer::new(Arc::new(metrics)).layer(inner);
+        let attempts = (1..=4).map(|seq| service.clone().oneshot(numbered(seq)));
+        futures::future::join_all(attempts).await;
+        // One that is given up has no outcome.
+        let given_up = service.oneshot(numbered(2));
+        let waited = tokio::time::timeout(Duration::from_secs(1), given_up).await;
+        waited.expect_err("it takes longer");
+        let text = handle.render();
+        for line in ["count", "sum"].map(|what| {
+            let value = if what == "count" { 2 } else { 5 };
+            format!("outbox_publish_duration_seconds_{what}{{source=\"a\",sink=\"b\"}} {value}")
+        }) {
+            assert!(text.contains(&line), "{line} is not in\n{text}");
+        }
+        assert!(text.contains("outcome=\"acknowledged\"} 2"), "{text}");
     }
 }

@@ -3,12 +3,16 @@
 //! [`stack`] shows what an event passes through. The pump drives it: it reads ahead, keeps order per key, waits
 //! for retries, and stores the ledger.
 
+#[doc(hidden)]
+pub mod bench;
 mod flush;
 mod measure;
 mod order;
 mod pump;
 mod retry;
 mod routing;
+#[cfg(test)]
+mod tests;
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! Says which ledgers hold settling back although no relay keeps them: of a relay or a source that was renamed, or is
-//! gone. They count until somebody drops them, and nobody else would ever say so.
+//! gone. They count until somebody drops them, and nobody else would ever say so. The gauge counts those of sinks that
+//! the configuration lacks, too; the session has named them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,9 +8,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::plan::fed;
+use super::session::Following;
 use crate::error::chain;
-use crate::source::Source;
+use crate::metrics::SourceGauge;
 use crate::source::bookkeeping::{Abandoned, LedgerName};
+use crate::source::{Source, SourceError};
 
 /// How often ledgers are looked at. One that nobody keeps at two looks running is no relay's that just restarts.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -18,12 +22,14 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const WARN_INTERVAL: Duration = Duration::from_secs(3_600);
 
 /// Looks for ever, or for as long as the future is polled.
-pub(super) async fn watch_abandoned(source: &Arc<dyn Source>, name: &str) {
+pub(super) async fn watch_abandoned(source: &Arc<dyn Source>, name: &str, config: &Following) {
+    let gauge = SourceGauge::abandoned_ledgers(name);
     // When each was last named; `None`: seen once so far. As many as the source names at a time.
     let mut seen: HashMap<Abandoned, Option<Instant>> = HashMap::new();
     loop {
-        match source.abandoned().await {
-            Ok(abandoned) => {
+        match look(source, name, config).await {
+            Ok((abandoned, strangers)) => {
+                gauge.set(abandoned.len() + strangers);
                 seen.retain(|ledger, _| abandoned.contains(ledger));
                 for ledger in abandoned {
                     let named = seen.get(&ledger).copied();
@@ -48,6 +54,19 @@ pub(super) async fn watch_abandoned(source: &Arc<dyn Source>, name: &str) {
         }
         tokio::time::sleep(INTERVAL).await;
     }
+}
+
+/// The ledgers that no relay keeps, and how many of this source have no sink in the configuration.
+async fn look(
+    source: &Arc<dyn Source>,
+    name: &str,
+    config: &Following,
+) -> Result<(Vec<Abandoned>, usize), SourceError> {
+    let abandoned = source.abandoned().await?;
+    let stored = source.settling_sinks().await?;
+    let config = Arc::clone(&config.borrow());
+    let is_stranger = |stored: &&String| !fed(&config, name).any(|sink| sink.name == **stored);
+    Ok((abandoned, stored.iter().filter(is_stranger).count()))
 }
 
 fn warn(source: &str, ledger: &Abandoned) {

@@ -11,7 +11,7 @@ use super::abandoned::watch_abandoned;
 use super::plan::fed;
 use super::session::Following;
 use crate::error::chain;
-use crate::metrics::{DeadLetterGauges, HoleGauge};
+use crate::metrics::{DeadLetterGauges, SourceGauge};
 use crate::source::Source;
 use crate::source::bell::Bell;
 use crate::status::Status;
@@ -65,12 +65,12 @@ impl Census {
         tokio::join!(
             self.watch_session(),
             self.watch_dead_letters(),
-            watch_abandoned(&self.source, &self.name),
+            watch_abandoned(&self.source, &self.name, &self.config),
         );
     }
 
     async fn watch_session(&self) {
-        let gauge = HoleGauge::new(&self.name);
+        let gauge = SourceGauge::holes(&self.name);
         loop {
             gauge.set(self.status.holes(&self.name));
             let trouble = self.bell.as_ref().and_then(Bell::trouble);

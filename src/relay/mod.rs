@@ -101,6 +101,12 @@ impl Relay {
         self.status.clone()
     }
 
+    /// The configuration that it goes by.
+    #[must_use]
+    pub fn config(&self) -> watch::Receiver<Arc<Config>> {
+        self.config.subscribe()
+    }
+
     /// What has it go over to another configuration while it runs.
     #[must_use]
     pub fn reloader(&self) -> Reloader {

@@ -188,6 +188,8 @@ impl<'a> Pipelines<'a> {
         let Some(sink_config) = self.config.sinks.get(sink) else {
             return;
         };
+        let metrics = Arc::new(PipelineMetrics::new(source, sink));
+        let tally = Arc::clone(&metrics.tally);
         let pipeline = PipelineTask {
             config: Arc::clone(&self.config),
             publisher: task.publishers.get(sink).cloned(),
@@ -201,8 +203,8 @@ impl<'a> Pipelines<'a> {
             drain: task.drain.clone(),
             ledger,
             pause,
-            metrics: Arc::new(PipelineMetrics::new(source, sink)),
-            status: task.status.start_pipeline(source, sink),
+            metrics,
+            status: task.status.start_pipeline(source, sink, tally),
         };
         let span = tracing::info_span!("pipeline", source, sink);
         self.roster.start(sink, settings, |stop| {

@@ -137,13 +137,16 @@ impl Reloader {
 
     /// Tells everybody what came of it.
     fn record(&self, outcome: &Result<Reload, ReloadError>) {
+        let mut summary = "not reloaded, everything goes on as before".to_owned();
         let errors = match outcome {
             Ok(Reload::Unchanged) => {
                 tracing::info!("the configuration was read again and has not changed");
+                "read again, nothing has changed".clone_into(&mut summary);
                 Vec::new()
             }
             Ok(Reload::Applied(plan)) => {
                 tracing::info!(%plan, "the configuration was reloaded");
+                summary = format!("reloaded: {plan}");
                 Vec::new()
             }
             // Nothing was wrong with it.
@@ -164,7 +167,7 @@ impl Reloader {
             );
         }
         ReloadGauges.set(outcome.is_ok());
-        self.status.set_reload(errors);
+        self.status.set_reload(&summary, errors);
     }
 }
 

@@ -14,6 +14,7 @@ use super::roster::{Ended, Outcome, Roster};
 use super::session::SourceTask;
 use super::{Publishers, RelayError, open};
 use crate::config::{self, Config};
+use crate::metrics::set_configured;
 use crate::source::SourceError;
 use crate::status::{SourceState, Status};
 
@@ -139,6 +140,7 @@ impl Supervisor {
             let settings = config.sources[&name].clone();
             self.status
                 .set_source(&name, SourceState::Connecting { error: None });
+            set_configured(&name, true);
             match open(&config, &name) {
                 Ok(source) => {
                     let task = SourceTask {
@@ -189,6 +191,7 @@ impl Supervisor {
         }
         if !self.config.borrow().sources.contains_key(&name) {
             self.status.remove_source(&name);
+            set_configured(&name, false);
         }
         outcome.and(self.start_wanted(false))
     }

@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use self::bell::Bell;
 use self::bookkeeping::Abandoned;
-use self::overview::Overview;
+use self::overview::{Overview, Ownership};
 use crate::config;
 use crate::error::BoxError;
 use crate::event::Event;
@@ -105,6 +105,12 @@ pub trait Source: Send + Sync + std::fmt::Debug {
         Ok(None)
     }
 
+    /// Who has the lease, and which open transactions may own holes, on a connection made for it. `None`: this kind of
+    /// source can't tell.
+    async fn ownership(&self) -> Result<Option<Ownership>, SourceError> {
+        Ok(None)
+    }
+
     /// How many dead letters stand in the table, by sink; a sink without any is left out. `None`: this kind of
     /// source can't tell.
     async fn dead_letters(&self) -> Result<Option<BTreeMap<String, u64>>, SourceError> {
@@ -114,6 +120,12 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// Ledgers of the table that no relay keeps at the moment, other than those of this relay's source: what they lack
     /// is not settled. Some of them, if there are many; none if nothing is settled anyway.
     async fn abandoned(&self) -> Result<Vec<Abandoned>, SourceError> {
+        Ok(Vec::new())
+    }
+
+    /// Sinks whose ledgers, stored for this source, decide what is settled, in the configuration or not; none if nothing
+    /// is settled anyway.
+    async fn settling_sinks(&self) -> Result<Vec<String>, SourceError> {
         Ok(Vec::new())
     }
 

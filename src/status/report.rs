@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::journal::Entry;
 use super::{Activity, PipelineState, PipelineStatus, Reloaded, SourceState, Status, locked};
 
 /// The answer.
@@ -24,6 +25,8 @@ pub struct Report {
     pub sources: Vec<SourceReport>,
     /// The pipelines that run here: none of a source whose lease another relay holds.
     pub pipelines: Vec<PipelineReport>,
+    /// What has happened lately, newest first.
+    pub recent: Vec<Entry>,
 }
 
 /// A reload of the configuration.
@@ -68,6 +71,10 @@ pub struct PipelineReport {
     /// What it is doing; these fields are missing until the sink has been connected.
     #[serde(flatten)]
     pub activity: Option<ActivityReport>,
+    /// Events that its broker acknowledged since it started.
+    pub published: u64,
+    /// Further attempts after one that failed, since it started.
+    pub retries: u64,
     /// Dead letters that stand in the table for it; null until they have been counted.
     pub dead_letters: Option<u64>,
     /// Seconds since the ledger was stored last; null if nothing was to be stored yet.
@@ -123,6 +130,7 @@ impl Status {
                 .iter()
                 .map(|((source, sink), status)| pipeline(source, sink, status))
                 .collect(),
+            recent: self.journal.entries(),
         }
     }
 }
@@ -153,6 +161,7 @@ fn source(name: &str, state: &SourceState, doorbell_error: Option<&String>) -> S
 }
 
 fn pipeline(source: &str, sink: &str, status: &PipelineStatus) -> PipelineReport {
+    let counts = status.tally.counts();
     let state = locked(&status.state);
     let away = state.sink_away.as_ref();
     PipelineReport {
@@ -163,6 +172,8 @@ fn pipeline(source: &str, sink: &str, status: &PipelineStatus) -> PipelineReport
         sink_error: away.map(|(_, error)| error.clone()),
         source_error: state.source_away.clone(),
         activity: state.activity.as_ref().map(activity),
+        published: counts.published(),
+        retries: counts.retries,
         dead_letters: state.dead_letters,
         last_flush_seconds: state.flushed_at.map(seconds_since),
         heartbeat_seconds: seconds_since(state.beat_at),
@@ -203,6 +214,7 @@ fn seconds_since(instant: Instant) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
@@ -211,7 +223,7 @@ mod tests {
     async fn it_tells_an_outage_from_a_start() {
         let status = Status::default();
         status.set_source("draft", SourceState::Active);
-        let pipeline = status.start_pipeline("draft", "picks");
+        let pipeline = status.start_pipeline("draft", "picks", Arc::default());
         let first = |status: &Status| status.report().pipelines.remove(0);
         pipeline.sink_is_away("refused");
         assert_eq!(first(&status).sink_state, "connecting");
@@ -237,13 +249,16 @@ mod tests {
         let status = Status::default();
         let reason = "no table".to_owned();
         status.set_source("draft", SourceState::Halted { reason });
-        let pipeline = status.start_pipeline("draft", "picks");
+        let pipeline = status.start_pipeline("draft", "picks", Arc::default());
         pipeline.works(Activity::default());
-        status.set_reload(vec!["wrong".to_owned()]);
+        status.set_reload("not reloaded", vec!["wrong".to_owned()]);
         let json = serde_json::to_value(status.report()).expect("JSON");
         assert_eq!(json["reload"]["successful"], false);
         assert_eq!(json["reload"]["errors"][0], "wrong");
         assert!(json["reload"]["at"].is_string());
+        assert_eq!(json["recent"][0]["text"], "not reloaded: wrong");
+        assert_eq!(json["recent"][0]["severity"], "error");
+        assert_eq!(json["recent"][1]["subject"], "source draft");
         let keys = |value: &serde_json::Value| -> Vec<String> {
             let object = value.as_object().expect("an object");
             object.keys().cloned().collect()
@@ -267,6 +282,8 @@ mod tests {
             "overdue_since",
             "parked",
             "pending",
+            "published",
+            "retries",
             "sink",
             "sink_error",
             "sink_state",

@@ -1,5 +1,6 @@
 //! NATS servers with JetStream.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,7 +9,7 @@ use super::eventually::eventually;
 use super::http;
 use super::port;
 use super::private_server::PrivateServer;
-use super::process::{Process, User, command};
+use super::process::{Process, Signal, User, command};
 use super::temporary::TemporaryFolder;
 
 /// The URL of the server that `tests/run` started.
@@ -53,6 +54,23 @@ impl PrivateNats {
         Self::launch(folder, settings).await
     }
 
+    /// Has the running server put `extra` in the place of what it was given.
+    #[allow(dead_code, reason = "for the torture test")]
+    pub(crate) fn reload(&mut self, extra: &str) {
+        let store = self.folder.path().join("store");
+        self.settings = format!("jetstream {{ store_dir: {store:?} }}\n{extra}");
+        self.configure();
+        self.running().signal(Signal::HangUp);
+    }
+
+    /// Writes its configuration file.
+    fn configure(&self) -> PathBuf {
+        let (port, monitor, settings) = (self.port, self.monitor, &self.settings);
+        let configuration =
+            format!("listen: 127.0.0.1:{port}\nhttp: 127.0.0.1:{monitor}\n{settings}\n");
+        self.folder.write("nats.conf", configuration)
+    }
+
     /// One without JetStream.
     pub(crate) async fn without_jetstream() -> Self {
         Self::launch(TemporaryFolder::new("nats"), String::new()).await
@@ -86,10 +104,8 @@ impl PrivateServer for PrivateNats {
     }
 
     async fn start_again(&mut self) {
-        let (port, monitor, settings) = (self.port, self.monitor, &self.settings);
-        let configuration =
-            format!("listen: 127.0.0.1:{port}\nhttp: 127.0.0.1:{monitor}\n{settings}\n");
-        let file = self.folder.write("nats.conf", configuration);
+        let file = self.configure();
+        let monitor = self.monitor;
         let mut process = Process::start(
             command(User::Same, "nats-server").arg("-c").arg(file),
             self.folder.path().join("log"),

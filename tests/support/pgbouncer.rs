@@ -3,21 +3,26 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use sqlx::postgres::PgConnectOptions;
 
 use super::eventually::eventually;
 use super::port;
+use super::private_server::PrivateServer;
 use super::process::{Process, User, command};
 use super::temporary::TemporaryFolder;
 
-/// A pooler in front of one server. Settings that break clients in the field (`ignore_startup_parameters`) are
-/// left as PgBouncer has them.
+/// Its configuration.
+const FILE: &str = "pgbouncer.ini";
+
+/// A pooler in front of one server: to be killed, frozen and restarted. Settings that break clients in the field
+/// (`ignore_startup_parameters`) are left as PgBouncer has them.
 #[derive(Debug)]
 pub(crate) struct PgBouncer {
     pub(crate) port: u16,
     // In the order in which they must go.
-    _process: Process,
-    _folder: TemporaryFolder,
+    process: Option<Process>,
+    folder: TemporaryFolder,
 }
 
 impl PgBouncer {
@@ -39,20 +44,38 @@ impl PgBouncer {
             server.get_host(),
             server.get_port()
         );
-        let file = folder.write("pgbouncer.ini", configuration);
+        folder.write(FILE, configuration);
+        let mut pooler = Self {
+            port,
+            process: None,
+            folder,
+        };
+        pooler.start_again().await;
+        pooler
+    }
+}
+
+#[async_trait(?Send)]
+impl PrivateServer for PgBouncer {
+    fn process(&mut self) -> &mut Option<Process> {
+        &mut self.process
+    }
+
+    fn running(&self) -> &Process {
+        self.process.as_ref().expect("a running pooler")
+    }
+
+    async fn start_again(&mut self) {
         let mut process = Process::start(
-            command(User::Server, "pgbouncer").arg(file),
-            folder.path().join("log"),
+            command(User::Server, "pgbouncer").arg(self.folder.path().join(FILE)),
+            self.folder.path().join("log"),
         );
+        let port = self.port;
         eventually("PgBouncer listens", Duration::from_secs(10), async || {
             process.assert_running();
             TcpStream::connect(("127.0.0.1", port)).ok()
         })
         .await;
-        Self {
-            port,
-            _process: process,
-            _folder: folder,
-        }
+        self.process = Some(process);
     }
 }

@@ -89,6 +89,16 @@ impl PrivateRabbitmq {
         complete(self.program("rabbitmqctl").args(arguments));
     }
 
+    /// The same while the test's own thread goes on: it takes seconds.
+    #[allow(dead_code, reason = "for the torture test")]
+    pub(crate) async fn control_aside(&self, arguments: &[&str]) {
+        let mut command = self.program("rabbitmqctl");
+        command.args(arguments);
+        tokio::task::spawn_blocking(move || complete(&mut command))
+            .await
+            .expect("rabbitmqctl does it");
+    }
+
     fn program(&self, name: &str) -> Command {
         let mut command = command(User::Broker, format!("{PROGRAMS}/{name}"));
         command.stdout(Stdio::null());

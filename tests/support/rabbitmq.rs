@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use futures::StreamExt;
 use lapin::options::{
-    BasicConsumeOptions, BasicGetOptions, ExchangeDeclareOptions, QueueBindOptions,
-    QueueDeclareOptions,
+    BasicConsumeOptions, BasicGetOptions, ExchangeDeclareOptions, ExchangeDeleteOptions,
+    QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
@@ -131,6 +131,16 @@ impl Broker {
             .exchange_declare(name.into(), ExchangeKind::Topic, options, arguments)
             .await
             .expect("declare an exchange");
+    }
+
+    /// With all of its bindings.
+    #[allow(dead_code, reason = "for the torture test")]
+    pub(crate) async fn delete_exchange(&self, name: &str) {
+        self.channel()
+            .await
+            .exchange_delete(name.into(), ExchangeDeleteOptions::default())
+            .await
+            .expect("delete an exchange");
     }
 
     pub(crate) async fn bind(&self, queue: &str, exchange: &str, key: &str) {

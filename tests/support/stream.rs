@@ -89,6 +89,16 @@ impl Stream {
         context.create_stream(config).await.expect("create stream");
     }
 
+    /// Changes a stream that is there.
+    #[allow(dead_code, reason = "for the torture test")]
+    pub(crate) async fn change(&self, change: impl FnOnce(&mut jetstream::stream::Config)) {
+        let context = self.context().await;
+        let stream = context.get_stream(&self.name).await.expect("the stream");
+        let mut config = stream.cached_info().config.clone();
+        change(&mut config);
+        context.update_stream(config).await.expect("change it");
+    }
+
     /// The name of a stream that is not there yet.
     pub(crate) fn named(url: &str) -> Self {
         let name = format!("test-{}", Uuid::new_v4().simple());

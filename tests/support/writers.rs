@@ -69,6 +69,8 @@ pub(crate) struct Record {
     pub(crate) unknown: HashMap<Uuid, Written>,
     /// A fail-over to a replica that was behind took the commit back: it may have been delivered before.
     pub(crate) taken_back: HashSet<Uuid>,
+    /// Events that may arrive behind their successors: dead letters that were retried.
+    pub(crate) excused: HashSet<Uuid>,
     pub(crate) transactions: u64,
 }
 

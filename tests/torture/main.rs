@@ -14,8 +14,10 @@ mod chronicle;
 #[cfg(feature = "sabotage")]
 mod controls;
 mod odd;
+mod pooled;
 mod torment;
 mod verdict;
+mod watch;
 mod world;
 
 use std::time::Duration;

@@ -9,15 +9,21 @@ use sqlx::{Connection, Executor};
 
 use crate::chronicle::Chronicle;
 use crate::odd;
+use crate::pooled::{Exchange, LateTopic, Pooled, permissions};
 use crate::support::database::{TEST_APPLICATION, connect};
+use crate::support::pgbouncer::PgBouncer;
 use crate::support::postgres::{PrivatePostgres, Stop};
 use crate::support::private_server::PrivateServer;
 use crate::support::process::Signal;
 use crate::support::proxy::{Proxy, Weather};
+use crate::support::stream::Stream;
 use crate::world::{Kafka, Nats, Postgres, Rabbitmq, Relays, World};
 
 /// Fewer connections than the server has left for others.
 const SLOTS: usize = 100;
+
+/// The one fault that takes commits back.
+pub(crate) const FAIL_OVER: &str = "fail-over to a replica that is behind";
 
 /// When to stop, what to draw from, and where it is written down.
 pub(crate) struct Torment {
@@ -42,17 +48,28 @@ impl Torment {
             nats,
             rabbitmq,
             kafka,
+            pooled,
+            pooler,
             relays,
             ..
         } = world;
         let url = postgres.url.clone();
+        let (stream, exchange, topic) = match pooled {
+            Some(Pooled {
+                stream,
+                exchange,
+                topic,
+            }) => (Some(&*stream), Some(&*exchange), Some(&*topic)),
+            None => (None, None, None),
+        };
         tokio::join!(
             self.events(&url),
             self.relays(relays),
             self.postgres(postgres),
-            self.nats(nats),
-            self.rabbitmq(rabbitmq.as_mut()),
-            self.kafka(kafka.as_mut()),
+            self.nats(nats, stream),
+            self.rabbitmq(rabbitmq.as_mut(), exchange),
+            self.kafka(kafka.as_mut(), topic),
+            self.pooler(pooler.as_mut()),
         );
         self.chronicle
     }
@@ -70,7 +87,9 @@ impl Torment {
         let kinds = odd::kinds();
         while draws.rest().await {
             let odd = kinds.choose(&mut draws.random).expect("some");
-            self.chronicle.note("event", odd.name, odd.write(url)).await;
+            let payload = odd.drawn(&mut draws.random);
+            let write = odd.write(url, &payload);
+            self.chronicle.note("event", odd.name, write).await;
         }
     }
 
@@ -79,7 +98,7 @@ impl Torment {
         let calm = relays.settings.clone();
         while draws.rest().await {
             let victim = draws.random.random_range(0..relays.running.len());
-            match draws.random.random_range(0..7) {
+            match draws.random.random_range(0..8) {
                 0 => {
                     let killed = relays.running.swap_remove(victim);
                     let pause = draws.time(0.0, 2.0);
@@ -144,6 +163,17 @@ impl Torment {
                         })
                         .await;
                 }
+                6 => {
+                    let pause = draws.time(0.5, 3.0);
+                    let fewer = calm.clone().without("sinks.jetstream");
+                    self.chronicle
+                        .note("relay", "SIGHUP, a sink is gone for a while", async {
+                            relays.reload(&fewer);
+                            tokio::time::sleep(pause).await;
+                            relays.reload(&calm);
+                        })
+                        .await;
+                }
                 _ => {
                     let pause = draws.time(0.5, 3.0);
                     let extra = calm
@@ -170,7 +200,7 @@ impl Torment {
                 network,
                 url,
             } = &mut *postgres;
-            match draws.random.random_range(0..7) {
+            match draws.random.random_range(0..8) {
                 0 => {
                     let stops = [Stop::Fast, Stop::Immediate, Stop::Kill];
                     let how = *stops.choose(&mut draws.random).expect("some");
@@ -211,19 +241,28 @@ impl Torment {
                         .await;
                 }
                 4 => {
+                    // Of another database: it holds the horizon of the whole cluster.
+                    let pause = draws.time(2.0, 10.0);
+                    let elsewhere = server.url();
+                    let write = "SELECT pg_current_xact_id()";
+                    self.chronicle
+                        .note(
+                            "PostgreSQL",
+                            "a long transaction elsewhere",
+                            hold(&elsewhere, write, pause),
+                        )
+                        .await;
+                }
+                5 => {
                     let pause = draws.time(1.0, 4.0);
                     self.chronicle
                         .note("PostgreSQL", "no connections left", exhaust(url, pause))
                         .await;
                 }
-                5 => {
+                6 => {
                     let (behind, down) = (draws.time(0.1, 1.0), draws.time(0.0, 1.0));
                     self.chronicle
-                        .note(
-                            "PostgreSQL",
-                            "fail-over to a replica that is behind",
-                            fail_over(server, behind, down),
-                        )
+                        .note("PostgreSQL", FAIL_OVER, fail_over(server, behind, down))
                         .await;
                 }
                 _ => self.weather("PostgreSQL", network, &mut draws).await,
@@ -231,25 +270,47 @@ impl Torment {
         }
     }
 
-    async fn nats(&self, nats: &mut Nats) {
+    async fn nats(&self, nats: &mut Nats, stream: Option<&Stream>) {
         let mut draws = self.draws(3);
         while draws.rest().await {
             let Nats {
                 server, network, ..
             } = &mut *nats;
-            match draws.random.random_range(0..3) {
-                0 => {
+            match (draws.random.random_range(0..5), stream) {
+                (0, _) => {
                     self.kill("NATS", server, &mut draws).await;
                 }
-                1 => {
+                (1, _) => {
                     self.freeze("NATS", server, &mut draws).await;
+                }
+                (2, Some(stream)) => {
+                    let pause = draws.time(0.5, 3.0);
+                    self.chronicle
+                        .note("NATS", "no stream for a subject", async {
+                            let elsewhere = vec![stream.subject("elsewhere.>")];
+                            stream.change(|config| config.subjects = elsewhere).await;
+                            tokio::time::sleep(pause).await;
+                            let all = vec![stream.subject(">")];
+                            stream.change(|config| config.subjects = all).await;
+                        })
+                        .await;
+                }
+                (3, Some(stream)) => {
+                    let pause = draws.time(0.5, 3.0);
+                    self.chronicle
+                        .note("NATS", "permission denied", async {
+                            server.reload(&permissions(Some(&stream.subject(">"))));
+                            tokio::time::sleep(pause).await;
+                            server.reload(&permissions(None));
+                        })
+                        .await;
                 }
                 _ => self.weather("NATS", network, &mut draws).await,
             }
         }
     }
 
-    async fn rabbitmq(&self, rabbitmq: Option<&mut Rabbitmq>) {
+    async fn rabbitmq(&self, rabbitmq: Option<&mut Rabbitmq>, exchange: Option<&Exchange>) {
         let Some(Rabbitmq {
             server, network, ..
         }) = rabbitmq
@@ -258,12 +319,32 @@ impl Torment {
         };
         let mut draws = self.draws(4);
         while draws.rest().await {
-            match draws.random.random_range(0..4) {
-                0 => {
+            match (draws.random.random_range(0..6), exchange) {
+                (0, _) => {
                     self.kill("RabbitMQ", server, &mut draws).await;
                 }
-                1 => {
+                (1, _) => {
                     self.freeze("RabbitMQ", server, &mut draws).await;
+                }
+                (2, Some(exchange)) => {
+                    let pause = draws.time(0.5, 3.0);
+                    self.chronicle
+                        .note("RabbitMQ", "no exchange", async {
+                            exchange.delete(server).await;
+                            tokio::time::sleep(pause).await;
+                            exchange.declare(server).await;
+                        })
+                        .await;
+                }
+                (3, Some(exchange)) => {
+                    let pause = draws.time(0.0, 2.0);
+                    self.chronicle
+                        .note("RabbitMQ", "permission denied", async {
+                            exchange.allow(server, false).await;
+                            tokio::time::sleep(pause).await;
+                            exchange.allow(server, true).await;
+                        })
+                        .await;
                 }
                 _ => self.weather("RabbitMQ", network, &mut draws).await,
             }
@@ -271,16 +352,36 @@ impl Torment {
     }
 
     /// Not by a proxy: clients go to the address that the broker gives them.
-    async fn kafka(&self, kafka: Option<&mut Kafka>) {
+    async fn kafka(&self, kafka: Option<&mut Kafka>, topic: Option<&LateTopic>) {
         let Some(Kafka { server, .. }) = kafka else {
             return;
         };
         let mut draws = self.draws(5);
+        if let Some(topic) = topic {
+            self.chronicle
+                .note("Kafka", "no topic", async {
+                    draws.rest().await;
+                    topic.create(server).await;
+                })
+                .await;
+        }
         while draws.rest().await {
             if draws.random.random() {
                 self.kill("Kafka", server, &mut draws).await;
             } else {
                 self.freeze("Kafka", server, &mut draws).await;
+            }
+        }
+    }
+
+    async fn pooler(&self, pooler: Option<&mut PgBouncer>) {
+        let Some(pooler) = pooler else { return };
+        let mut draws = self.draws(7);
+        while draws.rest().await {
+            if draws.random.random() {
+                self.kill("PgBouncer", pooler, &mut draws).await;
+            } else {
+                self.freeze("PgBouncer", pooler, &mut draws).await;
             }
         }
     }

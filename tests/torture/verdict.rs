@@ -8,9 +8,12 @@ use uuid::Uuid;
 
 use crate::chronicle::Chronicle;
 use crate::odd::Oddities;
+use crate::pooled;
 use crate::support::checker::{Figures, compare};
 use crate::support::stream::Delivery;
 use crate::support::writers::Record;
+use crate::torment::FAIL_OVER;
+use crate::watch::Seen;
 use crate::world::World;
 
 /// What a relay may grow to in a debug build, in MiB.
@@ -29,6 +32,12 @@ pub(crate) struct Verdict {
     dead_letters: usize,
     /// Odd events that a sink neither got nor refused.
     lost_oddities: usize,
+    /// Large events that a sink judged by another limit than its broker's.
+    misjudged: usize,
+    /// What writers waited for.
+    watched: Seen,
+    /// Events that were dead letters until they were retried.
+    excused: usize,
     /// Events that JetStream was to get again and did not.
     not_replayed: usize,
     /// Events that the stored ledgers still lack.
@@ -64,10 +73,20 @@ impl Verdict {
             .iter()
             .map(|(name, deliveries)| oddities.lost(name, deliveries));
         let lost_oddities = lost.sum();
+        let misjudged = deliveries.keys().map(|name| oddities.misjudged(name)).sum();
+        let mended = mended(record, chronicle);
+        let strict = Record {
+            excused: HashSet::new(),
+            ..record.clone()
+        };
         let sinks = deliveries
             .iter()
             .map(|(name, deliveries)| (*name, Oddities::without(deliveries)))
-            .map(|(name, ordinary)| (name, Sink::judge(record, &ordinary, chronicle)))
+            .map(|(name, ordinary)| {
+                let is_mended = name.starts_with(pooled::SOURCE);
+                let record = if is_mended { &mended } else { &strict };
+                (name, Sink::judge(record, &ordinary, chronicle))
+            })
             .collect();
         Self {
             sinks,
@@ -75,6 +94,9 @@ impl Verdict {
             memory: world.relays.memory(),
             dead_letters: oddities.innocent(),
             lost_oddities,
+            misjudged,
+            watched: world.watch.seen(),
+            excused: record.excused.len(),
             not_replayed,
             unsettled: world.unsettled().await,
             forgotten: world.database.value("SELECT count(*) FROM forgotten").await,
@@ -120,6 +142,18 @@ impl Verdict {
             let count = self.lost_oddities;
             faults.push(format!("{count} times an odd event was lost"));
         }
+        if self.misjudged > 0 {
+            let count = self.misjudged;
+            faults.push(format!(
+                "{count} times a payload was measured by another limit"
+            ));
+        }
+        if let [first, ..] = &self.watched.blocked[..] {
+            let count = self.watched.blocked.len();
+            faults.push(format!(
+                "writers waited for a relay {count} times, first: {first}"
+            ));
+        }
         if self.memory > MAX_MEMORY {
             faults.push(format!("a relay took {} MiB", self.memory));
         }
@@ -159,6 +193,20 @@ impl Sink {
     }
 }
 
+/// The record for sinks that refuse events at times: what was refused, and retried in the end, may come late. A fail-over
+/// may have taken a dead letter back, and nobody knows of which event.
+fn mended(record: &Record, chronicle: &Chronicle) -> Record {
+    let mut faults = chronicle.faults().into_iter();
+    let excused = match faults.any(|fault| fault.name == FAIL_OVER) {
+        true => record.ids(),
+        false => record.excused.clone(),
+    };
+    Record {
+        excused,
+        ..record.clone()
+    }
+}
+
 /// How often each of these must be delivered.
 fn twice(replayed: &[Uuid]) -> HashMap<Uuid, i32> {
     replayed.iter().map(|id| (*id, 2)).collect()
@@ -181,6 +229,17 @@ impl fmt::Display for Verdict {
             writeln!(f, "  {count:>3} × {victim}: {name}")?;
         }
         writeln!(f, "  relay's memory: {} MiB at most", self.memory)?;
+        let Seen { looks, blocked } = &self.watched;
+        let blocked = blocked.len();
+        writeln!(
+            f,
+            "  writers looked at {looks} times, waiting for a relay: {blocked}"
+        )?;
+        let excused = self.excused;
+        writeln!(
+            f,
+            "  refused while a destination was missing or forbidden, and retried: {excused}"
+        )?;
         for (name, sink) in &self.sinks {
             match sink {
                 Err(faults) => writeln!(f, "  {name}: {}", faults.join("; "))?,

@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use crate::pooled::{self, Pooled};
 use crate::support::database::Database;
 use crate::support::kafka::{PrivateKafka, Topic};
 use crate::support::nats::PrivateNats;
+use crate::support::pgbouncer::PgBouncer;
 use crate::support::postgres::PrivatePostgres;
 use crate::support::private_rabbitmq::PrivateRabbitmq;
 use crate::support::process::Signal;
@@ -17,6 +19,7 @@ use crate::support::relay::{Relay, migrate};
 use crate::support::settings::Settings;
 use crate::support::stream::{Delivery, Stream};
 use crate::support::writers::{Load, Record, Writers};
+use crate::watch::Watch;
 
 /// How long nothing may arrive anywhere before all sinks have everything.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,7 +41,12 @@ pub(crate) struct World {
     pub(crate) rabbitmq: Option<Rabbitmq>,
     /// Not where only a mock can be had, which has no process to torture.
     pub(crate) kafka: Option<Kafka>,
+    /// Not without Kafka.
+    pub(crate) pooled: Option<Pooled>,
+    pub(crate) pooler: Option<PgBouncer>,
     pub(crate) relays: Relays,
+    /// Looks at what writers wait for.
+    pub(crate) watch: Watch,
     /// How long nothing may arrive anywhere before every sink has everything.
     pub(crate) patience: Duration,
     /// What was taken out of the ledger of `jetstream`: it must come again.
@@ -97,7 +105,7 @@ impl World {
             server,
             network,
         };
-        let server = PrivateNats::start("").await;
+        let server = PrivateNats::start(&pooled::permissions(None)).await;
         let nats = Nats {
             network: Proxy::before(&format!("127.0.0.1:{}", server.port)).await,
             stream: Stream::create_forgetful(&server.url()).await,
@@ -111,13 +119,26 @@ impl World {
             Brokers::All => Kafka::start().await,
             _ => None,
         };
-        let settings = settings(
+        let mut settings = settings(
             &database,
             &postgres,
             &nats,
             rabbitmq.as_ref(),
             kafka.as_ref(),
         );
+        let mut pooler = None;
+        let mut pooled = None;
+        if let (Some(rabbitmq), Some(kafka)) = (&rabbitmq, &kafka) {
+            let topic = Topic::named(&kafka.server.address(), 4);
+            let sinks = Pooled::make(&nats.server, &rabbitmq.server, &topic).await;
+            let before = PgBouncer::before(&database.url).await;
+            let ports = (nats.network.port, rabbitmq.network.port);
+            settings = sinks.settings(settings, &database, &before, ports);
+            for sink in [pooled::JETSTREAM, pooled::RABBITMQ, pooled::KAFKA] {
+                settings = impatient(settings, sink);
+            }
+            (pooler, pooled) = (Some(before), Some(sinks));
+        }
         // Straight: this waits for the command, and the proxy runs on the same thread.
         let straight = settings
             .clone()
@@ -136,11 +157,14 @@ impl World {
             relay.await_ready().await;
         }
         Self {
+            watch: Watch::start(&database),
             database,
             postgres,
             nats,
             rabbitmq,
             kafka,
+            pooled,
+            pooler,
             relays,
             patience: PATIENCE,
             replayed: Vec::new(),
@@ -166,7 +190,18 @@ impl World {
         let mut record = writers.stop().await;
         record.take_back(&self.database).await;
         record.settle(&self.database).await;
-        // If they never have, the verdict says what is missing.
+        self.settled().await;
+        if self.pooled.is_some() {
+            let straight = self.relays.settings.clone();
+            let straight = straight.set("sources.main.url", self.database.url.as_str());
+            record.excused = pooled::retry(&self.database, &straight).await;
+            self.settled().await;
+        }
+        record
+    }
+
+    /// Waits until the ledger of every sink has everything. If they never have, the verdict says what is missing.
+    async fn settled(&mut self) {
         let mut least = i64::MAX;
         let mut progress = Instant::now();
         while progress.elapsed() < self.patience {
@@ -183,7 +218,6 @@ impl World {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        record
     }
 
     /// Events that the stored ledgers lack, of all sinks together.
@@ -205,6 +239,9 @@ impl World {
         }
         if let Some(kafka) = &self.kafka {
             all.insert("kafka", kafka.topic.deliveries().await);
+        }
+        if let (Some(pooled), Some(rabbitmq)) = (&self.pooled, &self.rabbitmq) {
+            pooled.deliveries(&rabbitmq.server, &mut all).await;
         }
         all
     }
@@ -291,6 +328,8 @@ fn settings(
     let settings = Settings::of_url(&database.url_through(postgres.network.port))
         .set("sources.main.mode", "notify")
         .set("sources.main.fallback_interval", "5s")
+        // The janitor at work as well; marked rows stay, so that tests can compare.
+        .set("sources.main.after_delivery", "mark")
         .set("sinks.jetstream.type", "jetstream")
         .set(
             "sinks.jetstream.url",
@@ -311,13 +350,18 @@ fn settings(
         sinks.push("kafka");
     }
     for sink in sinks {
-        patient = patient
-            .set(&format!("sinks.{sink}.timeout"), "2s")
-            .set(&format!("sinks.{sink}.flush_interval"), "200ms")
-            .set(&format!("sinks.{sink}.retry.initial_delay"), "50ms")
-            .set(&format!("sinks.{sink}.retry.max_delay"), "1s")
-            // An outage that burnt one attempt would be a dead letter.
-            .set(&format!("sinks.{sink}.retry.max_retries"), 0);
+        patient = impatient(patient, sink).set(&format!("sinks.{sink}.inputs"), vec!["main"]);
     }
     patient
+}
+
+/// With short delays, and no second attempt.
+fn impatient(settings: Settings, sink: &str) -> Settings {
+    settings
+        .set(&format!("sinks.{sink}.timeout"), "2s")
+        .set(&format!("sinks.{sink}.flush_interval"), "200ms")
+        .set(&format!("sinks.{sink}.retry.initial_delay"), "50ms")
+        .set(&format!("sinks.{sink}.retry.max_delay"), "1s")
+        // An outage that burnt one attempt would be a dead letter.
+        .set(&format!("sinks.{sink}.retry.max_retries"), 0)
 }

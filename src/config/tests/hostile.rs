@@ -1,13 +1,33 @@
-//! Any text: never a panic, never a secret in a message.
+//! Any text, and any bytes: never a panic, never a secret in a message, and each error says which key or line it is about.
+
+mod change;
+
+use std::sync::LazyLock;
 
 use proptest::prelude::*;
 
+use self::change::{change, changed};
 use super::env;
+use super::reference::uncommented;
 use crate::config::schema::keys_of;
 use crate::config::typed::{Jetstream, Mock, Postgres, SinkCommon, SourceCommon};
-use crate::config::{Config, Environment};
+use crate::config::{Config, Environment, Finding, Overrides, Place};
 
 const SECRET: &str = "hunter2 ${X} 'q\"";
+
+/// The reference with every key in it.
+static REFERENCE: LazyLock<String> = LazyLock::new(uncommented);
+
+/// Every key that the reference knows, of whatever table.
+static REFERENCE_KEYS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let keys = REFERENCE.lines().filter_map(|line| line.split_once('='));
+    let keys = keys.map(|(key, _)| key.trim().to_owned());
+    let is_bare = |key: &String| {
+        let mut bytes = key.bytes();
+        !key.is_empty() && bytes.all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    };
+    keys.filter(is_bare).collect()
+});
 
 /// Values of every kind, fine and not.
 fn value() -> impl Strategy<Value = String> {
@@ -50,6 +70,7 @@ fn key() -> impl Strategy<Value = String> {
     keys.extend(keys_of::<Postgres>());
     keys.extend(keys_of::<Jetstream>());
     keys.extend(keys_of::<Mock>());
+    keys.extend(REFERENCE_KEYS.iter().cloned());
     prop_oneof![9 => proptest::sample::select(keys), 1 => "[a-z]{0,3}".prop_map(|key| format!("'{key}'"))]
 }
 
@@ -82,9 +103,20 @@ fn table() -> impl Strategy<Value = String> {
 fn assert_no_secret(text: &str, env: &Environment) {
     let said = match Config::from_toml(text, env) {
         Ok(loaded) => format!("{:?}", loaded.warnings),
-        Err(errors) => format!("{errors} {errors:?}"),
+        Err(errors) => {
+            for finding in errors.findings() {
+                assert!(is_placed(finding), "{finding}\n{text}");
+            }
+            format!("{errors} {errors:?}")
+        }
     };
     assert!(!said.contains("hunter2"), "{said}\n{text}");
+}
+
+/// Whether it says what it is about: a key, a line, or a variable.
+fn is_placed(finding: &Finding) -> bool {
+    let is_variable = matches!(finding.place, Place::Variable(_));
+    !finding.path.is_root() || finding.place.line().is_some() || is_variable
 }
 
 proptest! {
@@ -96,6 +128,46 @@ proptest! {
     #[test]
     fn any_tables(tables in proptest::collection::vec(table(), 0..8)) {
         assert_no_secret(&tables.concat(), &env(&[("SECRET", SECRET)]));
+    }
+
+    #[test]
+    fn any_change_of_the_reference(changes in proptest::collection::vec(change(), 1..5)) {
+        let text = changes.iter().fold(REFERENCE.clone(), changed);
+        assert_no_secret(&text, &env(&[("SECRET", SECRET)]));
+    }
+
+    #[test]
+    fn any_bytes(
+        start in 0..2_000_usize,
+        mut bytes in proptest::collection::vec(any::<u8>(), 0..200),
+    ) {
+        // Alone, and behind something that could be meant.
+        let file = std::env::temp_dir().join(format!("outbox-relay-hostile-{}", std::process::id()));
+        let reference = &REFERENCE.as_bytes()[..start.saturating_sub(1_000)];
+        bytes.splice(0..0, reference.iter().copied());
+        std::fs::write(&file, &bytes).expect("write a file");
+        let name = file.display().to_string();
+        let loaded = Config::from_file(&file, &Overrides::none(), &Environment::default());
+        std::fs::remove_file(&file).expect("remove it");
+        let findings = loaded.as_ref().err().map_or(&[][..], |errors| errors.findings());
+        for finding in findings {
+            assert!(is_placed(finding) || finding.message.contains(&name), "{finding}");
+        }
+    }
+
+    #[test]
+    fn any_variable_for_any_key(
+        keys in proptest::collection::vec(proptest::sample::select(REFERENCE_KEYS.clone()), 1..4),
+        text in prop_oneof![any::<String>(), value()],
+    ) {
+        let heads = ["RELAY", "ADMIN", "RETRY", "ENVELOPE", "ROUTING", "SOURCES__MAIN", "SINKS__PICKS"];
+        let variables = keys.iter().flat_map(|key| {
+            let key = key.to_uppercase();
+            heads.map(|head| (format!("OUTBOX__{head}__{key}"), format!("hunter2{text}")))
+        });
+        let env: Environment = variables.collect();
+        assert_no_secret("", &env);
+        assert_no_secret(&REFERENCE, &env);
     }
 
     #[test]

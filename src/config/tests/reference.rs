@@ -26,7 +26,7 @@ const FANOUT: &str = include_str!("../../../config/fanout.toml");
 const SCHEMA: &str = include_str!("../../../config/outbox.schema.json");
 
 /// The reference with every `#key = value` and `#[table]` uncommented; prose is `# text`, and `#:` is for editors.
-fn uncommented() -> String {
+pub(super) fn uncommented() -> String {
     let lines = REFERENCE.lines().map(|line| match line.strip_prefix('#') {
         Some(rest) if !rest.is_empty() && !rest.starts_with([' ', ':']) => rest,
         _ => line,

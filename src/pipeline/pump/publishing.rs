@@ -208,7 +208,7 @@ impl Pump {
             }
             Verdict::Skipped => self.done(&event),
             Verdict::Retry { after, error } => {
-                self.metrics.retries.increment(1);
+                self.metrics.retried();
                 tracing::debug!(
                     seq = event.seq,
                     error = error.chain(),
@@ -218,13 +218,13 @@ impl Pump {
                 self.park(event, after);
             }
             Verdict::Busy { after, error } => {
-                self.metrics.retries.increment(1);
+                self.metrics.retried();
                 self.busy.refused(&event, &error);
                 self.park(event, after);
             }
             Verdict::Dead { attempts, error } => self.refuse(event, attempts, &error),
             Verdict::Outage { probe_after, error } => {
-                self.metrics.retries.increment(1);
+                self.metrics.retried();
                 if !self.is_recalled {
                     self.suspend(number, Instant::now() + probe_after, &error);
                 }

@@ -222,7 +222,7 @@ impl Running {
         });
         let (order, recall) = (sink.order, sink.recall.clone());
         let lease = Lease::granted(Instant::now() + DEADLINE);
-        let pipeline_status = status.start_pipeline("a", "b");
+        let pipeline_status = status.start_pipeline("a", "b", Arc::default());
         pipeline_status.sink_is_connected();
         let script = Script(Arc::new(Mutex::new(batches.into())));
         let pump = Pump::new(PumpParts {

@@ -4,7 +4,8 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
 use super::holes::Holder;
-use super::sql::Names;
+use super::sql::{Names, micros};
+use crate::source::overview::MAX_OPEN;
 
 /// Who holds `RowExclusiveLock` on the table, by its name as it resolves now, with the oldest transaction id of
 /// each: that of the top-level transaction. One row at least, with the facts: an empty listing of the wrong server
@@ -37,6 +38,27 @@ pub(super) fn holder(row: &PgRow) -> Result<Option<Holder>, sqlx::Error> {
         pid: row.try_get("pid")?,
         xid: xid.map(|xid| with_epoch(xid, next)),
     }))
+}
+
+/// The same transactions for people, oldest first: who runs them and since when. A user without `pg_read_all_stats` is
+/// not told when the transactions of others began.
+pub(super) fn open_sql(names: &Names) -> String {
+    format!(
+        "WITH lock AS MATERIALIZED (SELECT * FROM pg_locks) \
+         SELECT holder.pid, prepared.gid, coalesce(activity.usename, prepared.owner)::text AS user_name, \
+         activity.application_name AS application, {began_at} AS began_at \
+         FROM lock AS holder LEFT JOIN pg_stat_activity AS activity ON activity.pid = holder.pid \
+         LEFT JOIN (SELECT own.virtualtransaction, prepared.* FROM pg_prepared_xacts AS prepared \
+         JOIN lock AS own ON own.locktype = 'transactionid' AND own.granted AND own.pid IS NULL \
+         AND own.transactionid = prepared.transaction) AS prepared \
+         ON holder.pid IS NULL AND prepared.virtualtransaction = holder.virtualtransaction \
+         WHERE holder.locktype = 'relation' AND holder.granted AND holder.mode = 'RowExclusiveLock' \
+         AND holder.relation = to_regclass({table}) \
+         AND holder.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+         ORDER BY coalesce(activity.xact_start, prepared.prepared) NULLS LAST, holder.pid LIMIT {MAX_OPEN}",
+        began_at = micros("coalesce(activity.xact_start, prepared.prepared)"),
+        table = names.table_literal(),
+    )
 }
 
 /// Whether one of `xids` has ended by the statement's own snapshot.

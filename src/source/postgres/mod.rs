@@ -46,7 +46,7 @@ use self::sql::Names;
 use self::starts::Starts;
 use super::bell::Bell;
 use super::bookkeeping::Abandoned;
-use super::overview::Overview;
+use super::overview::{Overview, Ownership};
 use super::{
     Grant, LeaseId, LedgerStore, Reader, Settler, SinkStart, Source, SourceError, StoredLedger,
 };
@@ -220,6 +220,10 @@ impl Source for Postgres {
         self.look().await.map(Some)
     }
 
+    async fn ownership(&self) -> Result<Option<Ownership>, SourceError> {
+        self.look_at_owners().await.map(Some)
+    }
+
     async fn dead_letters(&self) -> Result<Option<BTreeMap<String, u64>>, SourceError> {
         self.count_dead_letters().await.map(Some)
     }
@@ -229,6 +233,13 @@ impl Source for Postgres {
             return Ok(Vec::new());
         }
         self.find_abandoned().await
+    }
+
+    async fn settling_sinks(&self) -> Result<Vec<String>, SourceError> {
+        if self.keeps_everything() {
+            return Ok(Vec::new());
+        }
+        self.find_sinks().await
     }
 
     async fn settler(&self, lease: &LeaseId) -> Result<Option<Box<dyn Settler>>, SourceError> {

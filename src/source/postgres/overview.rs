@@ -8,13 +8,16 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
 use super::Postgres;
+use super::holders::open_sql;
 use super::homes::{ledgers_sql, stale_sql};
 use super::link::Link;
 use super::sql::{self, micros};
 use crate::ledger::RangeSet;
 use crate::source::SourceError;
 use crate::source::bookkeeping::{Abandoned, LedgerName};
-use crate::source::overview::{LeaseHolder, LedgerOverview, MAX_COUNTED, OldestPending, Overview};
+use crate::source::overview::{
+    LeaseHolder, LedgerOverview, MAX_COUNTED, OldestPending, OpenTransaction, Overview, Ownership,
+};
 
 const LOOK: &str = "cannot look at the tables";
 const COUNT: &str = "cannot count the dead letters";
@@ -42,8 +45,54 @@ impl Postgres {
         })
         .await?;
         overview.dead_letters = self.letters(&mut link).await?;
+        overview.open = self.open_transactions(&mut link).await?;
         link.close().await;
         Ok(overview)
+    }
+
+    pub(super) async fn look_at_owners(&self) -> Result<Ownership, SourceError> {
+        let mut link = Link::new(self.options.clone());
+        let sql = format!(
+            "SELECT {now} AS now, lease.owner, {expires_at} AS expires_at FROM (VALUES (1)) AS one \
+             LEFT JOIN (SELECT * FROM {schema}outbox_lease WHERE {key} AND owner <> '') AS lease ON true",
+            now = micros("clock_timestamp()"),
+            expires_at = micros("lease.expires_at"),
+            schema = self.names.schema,
+            key = self.key_sql(),
+        );
+        let mut owned = Ownership {
+            at: DateTime::default(),
+            lease: None,
+            open: Vec::new(),
+        };
+        link.query(LOOK, sql, |row| {
+            owned.at = time(&row, "now")?.unwrap_or_default();
+            owned.lease = lease(&row)?;
+            Ok(())
+        })
+        .await?;
+        owned.open = self.open_transactions(&mut link).await?;
+        link.close().await;
+        Ok(owned)
+    }
+
+    async fn open_transactions(
+        &self,
+        link: &mut Link,
+    ) -> Result<Vec<OpenTransaction>, SourceError> {
+        let mut open = Vec::new();
+        link.query(LOOK, open_sql(&self.names), |row| {
+            open.push(OpenTransaction {
+                pid: row.try_get("pid")?,
+                prepared: row.try_get("gid")?,
+                user: row.try_get("user_name")?,
+                application: row.try_get("application")?,
+                began_at: time(&row, "began_at")?,
+            });
+            Ok(())
+        })
+        .await?;
+        Ok(open)
     }
 
     pub(super) async fn count_dead_letters(&self) -> Result<BTreeMap<String, u64>, SourceError> {
@@ -79,6 +128,24 @@ impl Postgres {
         .await?;
         link.close().await;
         Ok(abandoned)
+    }
+
+    /// By the primary key, whose first columns are these.
+    pub(super) async fn find_sinks(&self) -> Result<Vec<String>, SourceError> {
+        let sql = format!(
+            "SELECT sink FROM {}outbox_ledger WHERE {}",
+            self.names.schema,
+            self.key_sql()
+        );
+        let mut link = Link::new(self.options.clone());
+        let mut sinks = Vec::new();
+        link.query(LOOK, sql, |row| {
+            sinks.push(row.try_get("sink")?);
+            Ok(())
+        })
+        .await?;
+        link.close().await;
+        Ok(sinks)
     }
 
     /// By the index of the unique key, whose first columns are these.
@@ -156,17 +223,22 @@ impl Postgres {
 const LIMIT: u64 = MAX_COUNTED + 1;
 
 fn home(row: &PgRow) -> Result<Overview, sqlx::Error> {
-    let owner: Option<String> = row.try_get("owner")?;
-    let expires_at = time(row, "expires_at")?;
     Ok(Overview {
         at: time(row, "now")?.unwrap_or_default(),
         table: row.try_get("table_name")?,
         last_value: row.try_get("last_value")?,
         sequence_changed: row.try_get::<Option<bool>, _>("changed")?.unwrap_or(false),
-        lease: owner.map(|owner| LeaseHolder { owner, expires_at }),
+        lease: lease(row)?,
+        open: Vec::new(),
         ledgers: Vec::new(),
         dead_letters: BTreeMap::new(),
     })
+}
+
+fn lease(row: &PgRow) -> Result<Option<LeaseHolder>, sqlx::Error> {
+    let owner: Option<String> = row.try_get("owner")?;
+    let expires_at = time(row, "expires_at")?;
+    Ok(owner.map(|owner| LeaseHolder { owner, expires_at }))
 }
 
 fn ledger(row: &PgRow) -> Result<LedgerOverview, sqlx::Error> {

@@ -52,7 +52,7 @@ use self::holding::{Evidence, Holding};
 use self::link::Link;
 use self::settle::SqliteSettler;
 use self::sql::Names;
-use super::overview::Overview;
+use super::overview::{Overview, Ownership};
 use super::{
     Grant, LeaseId, LedgerStore, Reader, Settler, SinkStart, Source, SourceError, StoredLedger,
 };
@@ -96,6 +96,11 @@ impl Sqlite {
             link: Mutex::new(Link::new(&sqlite.path)),
             newest_holding: std::sync::Mutex::new(None),
         }
+    }
+
+    /// Whether rows are neither marked nor deleted.
+    fn keeps_everything(&self) -> bool {
+        self.after_delivery == config::AfterDelivery::Keep && self.retention.is_none()
     }
 
     /// The lease was taken.
@@ -165,7 +170,7 @@ impl Source for Sqlite {
     }
 
     async fn settler(&self, lease: &LeaseId) -> Result<Option<Box<dyn Settler>>, SourceError> {
-        if self.after_delivery == config::AfterDelivery::Keep && self.retention.is_none() {
+        if self.keeps_everything() {
             return Ok(None);
         }
         let task = settle::Task {
@@ -184,8 +189,19 @@ impl Source for Sqlite {
         self.look().await.map(Some)
     }
 
+    async fn ownership(&self) -> Result<Option<Ownership>, SourceError> {
+        self.look_at_owners().await.map(Some)
+    }
+
     async fn dead_letters(&self) -> Result<Option<BTreeMap<String, u64>>, SourceError> {
         self.count_dead_letters().await.map(Some)
+    }
+
+    async fn settling_sinks(&self) -> Result<Vec<String>, SourceError> {
+        if self.keeps_everything() {
+            return Ok(Vec::new());
+        }
+        self.find_sinks().await
     }
 
     fn ledger_store(&self, lease: &LeaseId, sink: &str) -> Box<dyn LedgerStore> {

@@ -13,7 +13,9 @@ use super::sql::{NOW_MILLIS, ranges};
 use super::table::Table;
 use crate::ledger::RangeSet;
 use crate::source::SourceError;
-use crate::source::overview::{LeaseHolder, LedgerOverview, MAX_COUNTED, OldestPending, Overview};
+use crate::source::overview::{
+    LeaseHolder, LedgerOverview, MAX_COUNTED, OldestPending, Overview, Ownership,
+};
 
 const LOOK: &str = "cannot look at the tables";
 const COUNT: &str = "cannot count the dead letters";
@@ -36,6 +38,31 @@ impl Sqlite {
         Ok(overview)
     }
 
+    pub(super) async fn look_at_owners(&self) -> Result<Ownership, SourceError> {
+        let mut link = Link::new(&self.path);
+        let mut connected = link.checkout(LOOK).await?;
+        let sql = format!(
+            "SELECT {NOW_MILLIS} AS now, lease.owner, lease.expires_at FROM (SELECT 1) \
+             LEFT JOIN outbox_lease AS lease ON lease.relay = ?1 AND lease.source = ?2"
+        );
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(&self.relay);
+        let query = query.bind(&self.name).fetch_one(&mut connected.connection);
+        let row = limited(LOOK, query).await?;
+        link.give_back(connected);
+        link.close().await;
+        let owned = || -> Result<Ownership, sqlx::Error> {
+            Ok(Ownership {
+                at: time(&row, "now")?.unwrap_or_default(),
+                lease: lease(&row)?,
+                open: Vec::new(),
+            })
+        };
+        owned().map_err(|error| SourceError::Database {
+            action: LOOK,
+            source: error.into(),
+        })
+    }
+
     pub(super) async fn count_dead_letters(&self) -> Result<BTreeMap<String, u64>, SourceError> {
         let mut link = Link::new(&self.path);
         let mut connected = link.checkout(COUNT).await?;
@@ -43,6 +70,17 @@ impl Sqlite {
         link.give_back(connected);
         link.close().await;
         Ok(counts)
+    }
+
+    pub(super) async fn find_sinks(&self) -> Result<Vec<String>, SourceError> {
+        let mut link = Link::new(&self.path);
+        let mut connected = link.checkout(LOOK).await?;
+        let sql = "SELECT sink FROM outbox_ledger WHERE relay = ? AND source = ?";
+        let query = sqlx::query_scalar(sql).bind(&self.relay).bind(&self.name);
+        let sinks = limited(LOOK, query.fetch_all(&mut connected.connection)).await?;
+        link.give_back(connected);
+        link.close().await;
+        Ok(sinks)
     }
 
     async fn look_in(&self, connection: &mut SqliteConnection) -> Result<Overview, sqlx::Error> {
@@ -70,6 +108,8 @@ impl Sqlite {
             last_value: table.last_value,
             sequence_changed: !ledgers.iter().all(is_meant),
             lease: lease(&home)?,
+            // One writer at a time: no transaction draws a `seq` and shows later than the next.
+            open: Vec::new(),
             ledgers,
             dead_letters: self.letters(connection).await?,
         })

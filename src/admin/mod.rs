@@ -1,19 +1,33 @@
-//! The admin endpoints: `/healthz`, `/readyz`, `/status` and `/metrics`. They only read, and need no token.
+//! The admin endpoints: `/healthz`, `/readyz`, `/status` and `/metrics`, which only read and need no token, and the
+//! status page at `/`.
+
+mod feed;
+mod letters;
+mod owners;
+mod page;
+mod picture;
+mod token;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::middleware;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::config;
+use self::feed::Feed;
+use self::letters::Letters;
+use self::token::Access;
+use crate::config::{self, Config};
 use crate::metrics::{
     BUILD_INFO, DELIVERY_LATENCY, DURATION_BUCKETS, FLUSH_DURATION, PUBLISH_DURATION,
 };
@@ -21,6 +35,9 @@ use crate::status::Status;
 
 /// How often the recorder tidies up what nobody has scraped.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long answers under way may take when the endpoints close: a client that doesn't read keeps no process.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// The endpoints, listening but not yet answering.
 #[derive(Debug)]
@@ -66,19 +83,25 @@ impl Admin {
         })
     }
 
-    /// Answers until `stop`.
+    /// Answers until `stop`. `config` is the configuration that the relay goes by.
     ///
     /// # Errors
     /// If the listener fails.
-    pub async fn serve(self, status: Status, stop: CancellationToken) -> std::io::Result<()> {
+    pub async fn serve(
+        self,
+        status: Status,
+        config: watch::Receiver<Arc<Config>>,
+        stop: CancellationToken,
+    ) -> std::io::Result<()> {
         let mut router = Router::new();
         if self.config.health {
             let probes = Router::new()
                 .route("/healthz", get(healthz))
                 .route("/readyz", get(readyz))
                 .route("/status", get(report))
-                .with_state(status);
-            router = router.merge(probes);
+                .with_state(status.clone());
+            let page = page_routes(&self.config, status, config, &stop);
+            router = router.merge(probes).merge(page);
         }
         if let Some(recorder) = self.recorder {
             let metrics = Router::new()
@@ -87,10 +110,41 @@ impl Admin {
             router = router.merge(metrics);
             tokio::spawn(upkeep(recorder, stop.clone()));
         }
-        axum::serve(self.listener, router)
-            .with_graceful_shutdown(stop.cancelled_owned())
-            .await
+        let serving = axum::serve(self.listener, router)
+            .with_graceful_shutdown(stop.clone().cancelled_owned());
+        let overdue = async {
+            stop.cancelled().await;
+            tokio::time::sleep(CLOSE_LIMIT).await;
+        };
+        tokio::select! {
+            served = serving => served,
+            () = overdue => Ok(()),
+        }
     }
+}
+
+/// The status page and what it asks for.
+fn page_routes(
+    admin: &config::Admin,
+    status: Status,
+    config: watch::Receiver<Arc<Config>>,
+    stop: &CancellationToken,
+) -> Router {
+    let access = Access::of(admin);
+    let feed = Feed::new(status.clone(), config.clone(), access.clone(), stop.clone());
+    tokio::spawn(feed.clone().run());
+    let letters = Letters {
+        access: access.clone(),
+        config,
+        status,
+    };
+    page::routes()
+        .route("/events", get(async move || feed.subscribe()))
+        .merge(letters::routes(letters))
+        .layer(middleware::from_fn_with_state(
+            access,
+            page::only_local_names,
+        ))
 }
 
 fn install_recorder() -> Result<PrometheusHandle, AdminError> {

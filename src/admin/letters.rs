@@ -1,0 +1,278 @@
+//! Dead letters over HTTP: what they are, and having them retried or discarded.
+//!
+//! `GET /dead-letters/SOURCE?after=ID` lists some of them, oldest first. `POST /dead-letters/SOURCE/retry` and
+//! `POST /dead-letters/SOURCE/discard` take `{"sink": …, "ids": […]}`. Errors are `{"error": …}`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::token::{Access, Refusal};
+use crate::config::Config;
+use crate::error::chain;
+use crate::relay;
+use crate::source::SourceError;
+use crate::source::dead_letters::{DeadLetters, Letter, MAX_RETRY_RANGES, Retry, Selection, Span};
+use crate::status::Status;
+use crate::status::journal::Severity;
+
+/// Letters that are listed at a time.
+const PAGE: usize = 50;
+
+/// Letters that one request may name.
+const MAX_IDS: usize = 1_000;
+
+/// Bytes that such a request may have.
+const MAX_BODY: usize = 64 * 1024;
+
+/// What the handlers need.
+#[derive(Debug, Clone)]
+pub(super) struct Letters {
+    pub(super) access: Access,
+    pub(super) config: watch::Receiver<Arc<Config>>,
+    pub(super) status: Status,
+}
+
+/// Letters of a source.
+#[derive(Debug, Serialize)]
+struct Listing {
+    /// Oldest first.
+    dead_letters: Vec<LetterLine>,
+    /// Where to go on by `after`; null: that was all.
+    next_after: Option<i64>,
+}
+
+#[derive(Debug, Serialize)]
+struct LetterLine {
+    id: i64,
+    sink: String,
+    seq: i64,
+    event_type: String,
+    aggregate_id: Option<String>,
+    attempts: i64,
+    dead_at: DateTime<Utc>,
+    reason: String,
+}
+
+/// Letters of one sink.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Named {
+    sink: String,
+    ids: Vec<i64>,
+}
+
+/// What was done.
+#[derive(Debug, Serialize)]
+struct Done {
+    /// So many letters.
+    done: u64,
+    /// So many stay, for their rows are no longer in the outbox table.
+    gone: u64,
+}
+
+/// Why nothing was done.
+#[derive(Debug)]
+struct Failure {
+    status: StatusCode,
+    reason: String,
+}
+
+type Answer<T> = Result<Json<T>, Failure>;
+
+/// A JSON body.
+struct Json<T>(T);
+
+pub(super) fn routes(letters: Letters) -> Router {
+    Router::new()
+        .route("/dead-letters/{source}", get(list))
+        .route("/dead-letters/{source}/retry", post(retry))
+        .route("/dead-letters/{source}/discard", post(discard))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(letters)
+}
+
+async fn list(
+    State(letters): State<Letters>,
+    Path(source): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Answer<Listing> {
+    letters.access.may_read(&headers)?;
+    let after = after(uri.query())?;
+    let table = letters.of(&source)?;
+    let through = table.last_id().await?;
+    let span = Span { after, through };
+    let page = table.page(&Selection::default(), span, PAGE).await?;
+    Ok(Json(Listing {
+        next_after: page.looked_through.filter(|id| *id < through),
+        dead_letters: page.letters.into_iter().map(LetterLine::of).collect(),
+    }))
+}
+
+async fn retry(
+    State(letters): State<Letters>,
+    Path(source): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer<Done> {
+    letters.access.may_act(&headers)?;
+    let Named { sink, ids } = &named(&body)?;
+    let table = letters.of(&source)?;
+    letters.is_fed(&source, sink)?;
+    let outcome = table.retry(sink, ids).await?;
+    let Retry::Done { retried, gone } = outcome else {
+        let reason = match outcome {
+            Retry::NoLedger => format!("the sink {sink} has no ledger for source {source} yet"),
+            _ => format!(
+                "the ledger of sink {sink} would have more than {MAX_RETRY_RANGES} gaps: let the relay deliver what was \
+                 retried so far, then retry the rest"
+            ),
+        };
+        return Err(Failure::new(StatusCode::CONFLICT, reason));
+    };
+    letters.was_done(&source, sink, retried, "retried");
+    let done = retried;
+    Ok(Json(Done { done, gone }))
+}
+
+async fn discard(
+    State(letters): State<Letters>,
+    Path(source): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer<Done> {
+    letters.access.may_act(&headers)?;
+    let Named { sink, ids } = &named(&body)?;
+    let done = letters.of(&source)?.discard(ids).await?;
+    letters.was_done(&source, sink, done, "discarded");
+    Ok(Json(Done { done, gone: 0 }))
+}
+
+impl Letters {
+    fn of(&self, source: &str) -> Result<Box<dyn DeadLetters>, Failure> {
+        let config = Arc::clone(&self.config.borrow());
+        if !config.sources.contains_key(source) {
+            let reason = format!("there is no source {source} in the configuration");
+            return Err(Failure::new(StatusCode::NOT_FOUND, reason));
+        }
+        Ok(relay::dead_letters(&config, source)?)
+    }
+
+    /// Refuses to put events into ledgers that nobody delivers from.
+    fn is_fed(&self, source: &str, sink: &str) -> Result<(), Failure> {
+        let config = self.config.borrow();
+        let fed = |sink: &crate::config::Sink| sink.inputs.iter().any(|input| input == source);
+        if config.sinks.get(sink).is_some_and(fed) {
+            return Ok(());
+        }
+        let reason = format!(
+            "source {source} feeds no sink {sink} in the configuration, so that nobody would deliver its dead letters: \
+             discard them, or give them to another sink by `outbox-relay ledger rename`"
+        );
+        Err(Failure::new(StatusCode::CONFLICT, reason))
+    }
+
+    fn was_done(&self, source: &str, sink: &str, count: u64, action: &str) {
+        tracing::info!(
+            source,
+            sink,
+            count,
+            action,
+            "an operator acted on dead letters over HTTP"
+        );
+        if count > 0 {
+            let text = format!("a dead letter was {action} by hand");
+            let subject = format!("sink {sink}");
+            self.status.note(Severity::Info, subject, &text, count);
+        }
+        self.status.dead_letters_changed(source);
+    }
+}
+
+fn named(body: &[u8]) -> Result<Named, Failure> {
+    let bad = |reason| Failure::new(StatusCode::BAD_REQUEST, reason);
+    let named: Named = serde_json::from_slice(body)
+        .map_err(|error| bad(format!("the body must be {{\"sink\", \"ids\"}}: {error}")))?;
+    match named.ids.len() {
+        0 => Err(bad("ids: names no dead letter".to_owned())),
+        count if count > MAX_IDS => Err(bad(format!(
+            "ids: {count} are more than {MAX_IDS} at a time"
+        ))),
+        _ => Ok(named),
+    }
+}
+
+fn after(query: Option<&str>) -> Result<i64, Failure> {
+    let Some(query) = query else { return Ok(0) };
+    let id = query.strip_prefix("after=").and_then(|id| id.parse().ok());
+    id.ok_or_else(|| {
+        let reason = "the only parameter is after, the id of a dead letter".to_owned();
+        Failure::new(StatusCode::BAD_REQUEST, reason)
+    })
+}
+
+impl LetterLine {
+    fn of(letter: Letter) -> Self {
+        Self {
+            id: letter.id,
+            sink: letter.sink,
+            seq: letter.seq,
+            event_type: letter.event_type,
+            aggregate_id: letter.aggregate_id,
+            attempts: letter.attempts,
+            dead_at: letter.dead_at,
+            reason: letter.reason,
+        }
+    }
+}
+
+impl Failure {
+    fn new(status: StatusCode, reason: String) -> Self {
+        Self { status, reason }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal.status, refusal.reason.to_owned())
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, chain(&error))
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let body = Json(serde_json::json!({ "error": self.reason }));
+        if self.status == StatusCode::UNAUTHORIZED {
+            return (self.status, [(WWW_AUTHENTICATE, "Bearer")], body).into_response();
+        }
+        (self.status, body).into_response()
+    }
+}
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        let Ok(json) = serde_json::to_vec(&self.0) else {
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        };
+        let headers = [
+            (CONTENT_TYPE, "application/json"),
+            (CACHE_CONTROL, "no-store"),
+        ];
+        (headers, json).into_response()
+    }
+}

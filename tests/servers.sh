@@ -36,6 +36,8 @@ install_missing() {
   have nats-server || packages+=(nats-server)
   have pgbouncer || packages+=(pgbouncer)
   rabbitmq_programs >/dev/null || packages+=(rabbitmq-server)
+  have curl || packages+=(curl)
+  have kcat || packages+=(kcat)
   have openssl || packages+=(openssl)
   have chromium || packages+=(chromium)
   have chromedriver || packages+=(chromium-driver)

@@ -107,6 +107,34 @@ async fn a_database_that_is_down_stops_no_other_source() {
 }
 
 #[tokio::test]
+async fn a_source_whose_tables_vanish_halts_alone_until_they_are_back() {
+    let (vanishing, other) = (Database::fresh().await, Database::fresh().await);
+    let stream = stream().await;
+    let settings = Settings::of(&vanishing)
+        .reading("other", &other.url)
+        .publishing_to(&stream);
+    migrate(&settings);
+    let relay = Relay::ready(&settings).await;
+    vanishing
+        .execute("ALTER TABLE outbox RENAME TO elsewhere")
+        .await;
+    eventually("/readyz says what is missing", TAKE_OVER, async || {
+        let answer = relay.get("/readyz").await?;
+        let named = answer.body.contains("main") && answer.body.contains("migrate");
+        (answer.status == 503 && named).then_some(())
+    })
+    .await;
+    other.insert("Other", Some("key"), 10).await;
+    stream.await_len(10, SOON).await;
+    vanishing
+        .execute("ALTER TABLE elsewhere RENAME TO outbox")
+        .await;
+    vanishing.insert("Back", Some("key"), 5).await;
+    stream.await_len(15, TAKE_OVER).await;
+    relay.stop().await;
+}
+
+#[tokio::test]
 async fn two_relays_may_each_hold_one_of_the_leases() {
     let (first, second) = (Database::fresh().await, Database::fresh().await);
     let stream = stream().await;

@@ -45,7 +45,7 @@ pub(super) struct SourceTask {
     /// How long a pump that is told to stop waits for acknowledgements.
     pub(super) drain: watch::Receiver<Duration>,
     pub(super) sessions: Sessions,
-    /// Whether missing tables end the relay: at its start, somebody is there to see it.
+    /// Whether tables that are missing at first end the relay: at its start, somebody is there to see it.
     pub(super) at_start: bool,
 }
 
@@ -64,12 +64,23 @@ impl SourceTask {
         let mut backoff = Backoff::source();
         let mut config = self.config.clone();
         self.held_gauge().set(0.0);
+        let mut at_start = self.at_start;
         while !stop.is_cancelled() {
             config.mark_unchanged();
-            let outcome = self.session(&mut config, &mut backoff, &stop).await;
+            let Some(inspected) = stop.run_until_cancelled(self.source.inspect()).await else {
+                return Ok(());
+            };
+            let outcome = match inspected {
+                Ok(()) => {
+                    // What goes missing later is no reason to take the other sources along.
+                    at_start = false;
+                    self.session(&mut config, &mut backoff, &stop).await
+                }
+                Err(error) => Err(error),
+            };
             let delay = match outcome {
                 Ok(End::Stopped) => return Ok(()),
-                Err(error @ SourceError::Migrate(_)) if self.at_start => return Err(error),
+                Err(error @ SourceError::Migrate(_)) if at_start => return Err(error),
                 outcome => self.pause_after(outcome, &mut backoff),
             };
             // A new configuration may be what was missing.
@@ -117,10 +128,6 @@ impl SourceTask {
         backoff: &mut Backoff,
         stop: &CancellationToken,
     ) -> Result<End, SourceError> {
-        let Some(inspected) = stop.run_until_cancelled(self.source.inspect()).await else {
-            return Ok(End::Stopped);
-        };
-        inspected?;
         let Some((grant, acquired_for)) = self.granted(config, stop).await? else {
             return Ok(End::Stopped);
         };

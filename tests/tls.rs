@@ -8,6 +8,7 @@ use crate::support::database::Database;
 use crate::support::eventually::{eventually, throughout};
 use crate::support::nats::{self, PrivateNats};
 use crate::support::postgres::PrivatePostgres;
+use crate::support::proxy::{ELSEWHERE, Proxy};
 use crate::support::relay::{Relay, migrate, run};
 use crate::support::settings::Settings;
 use crate::support::stream::Stream;
@@ -151,6 +152,53 @@ async fn nats_with_a_private_authority_and_a_client_certificate() {
         )
         .await;
     relay.stop().await;
+}
+
+/// The right authority, and another server than the one that was asked for: 127.0.0.1 is in its certificate,
+/// 127.0.0.2 is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_of_another_name() {
+    let authority = Authority::new();
+    let own = authority.issue("server");
+    let postgres = encrypted_postgres(&authority, "trust").await;
+    let database = Database::fresh_on(&postgres.url()).await;
+    let nats = PrivateNats::start(&format!(
+        "tls {{ cert_file: {:?}, key_file: {:?} }}",
+        own.cert, own.key
+    ))
+    .await;
+    let settings = |postgres: &str, nats: &str| {
+        let url = as_relay(&database, "sslmode=verify-full");
+        let (_, name) = url.rsplit_once('/').expect("a database");
+        Settings::of_url(&format!("postgres://relay@{postgres}/{name}"))
+            .set_file("sources.main.tls.ca", &authority.ca())
+            .set("sinks.events.type", "nats")
+            .set("sinks.events.url", format!("tls://{nats}"))
+            .set("sinks.events.subject", "a.{event_type}")
+            .set_file("sinks.events.tls.ca", &authority.ca())
+    };
+    let (to_postgres, to_nats) = (
+        format!("127.0.0.1:{}", postgres.port),
+        format!("127.0.0.1:{}", nats.port),
+    );
+    let fine = settings(&to_postgres, &to_nats);
+    migrate(&fine);
+    let check = run(&fine, &["check", "--connect"]);
+    assert_eq!(check.code, Some(0), "{check:#?}");
+
+    let proxy = Proxy::elsewhere(&to_postgres).await;
+    let other_postgres = format!("{ELSEWHERE}:{}", proxy.port);
+    let second = Proxy::elsewhere(&to_nats).await;
+    let other_nats = format!("{ELSEWHERE}:{}", second.port);
+    for other in [
+        settings(&other_postgres, &to_nats),
+        settings(&to_postgres, &other_nats),
+    ] {
+        let check = run(&other, &["check", "--connect"]);
+        assert_eq!(check.code, Some(1), "{check:#?}");
+        let said = check.stdout + &check.stderr;
+        assert!(said.contains("certificate"), "{said}");
+    }
 }
 
 #[tokio::test]

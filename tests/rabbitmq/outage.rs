@@ -16,6 +16,7 @@ use super::{config, connected, message, publish, refusal};
 use crate::support::certs::Authority;
 use crate::support::private_rabbitmq::PrivateRabbitmq;
 use crate::support::private_server::PrivateServer;
+use crate::support::proxy::{ELSEWHERE, Proxy};
 use crate::support::rabbitmq::Broker;
 
 /// Well below what a heartbeat or a timeout would take.
@@ -180,6 +181,18 @@ async fn tls_and_permissions() {
 
     encrypted.tls = Some(files(&stranger));
     let error = connect(&encrypted, "test").await.expect_err("a stranger");
+    let text = outbox_relay::error::chain(&error);
+    assert!(
+        error.is_transient() && text.contains("certificate"),
+        "{text}"
+    );
+    let proxy = Proxy::elsewhere(&format!("127.0.0.1:{port}")).await;
+    let mut other_name = config(&format!("amqp://{ELSEWHERE}:{}", proxy.port));
+    other_name.encrypted = true;
+    other_name.tls = Some(files(&authority));
+    let error = connect(&other_name, "test")
+        .await
+        .expect_err("no name of it");
     let text = outbox_relay::error::chain(&error);
     assert!(
         error.is_transient() && text.contains("certificate"),

@@ -9,6 +9,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
+/// Another address of this machine, where nobody but [`Proxy::elsewhere`] listens.
+pub(crate) const ELSEWHERE: &str = "127.0.0.2";
+
 /// What happens to bytes on their way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Weather {
@@ -34,7 +37,17 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// A proxy in front of this address, `host:port`.
     pub(crate) async fn before(address: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
+        Self::listening("127.0.0.1", address).await
+    }
+
+    /// The same under an address that no certificate of the tests names: 127.0.0.2.
+    #[allow(dead_code, reason = "for tests of TLS")]
+    pub(crate) async fn elsewhere(address: &str) -> Self {
+        Self::listening(ELSEWHERE, address).await
+    }
+
+    async fn listening(host: &str, address: &str) -> Self {
+        let listener = TcpListener::bind((host, 0)).await.expect("listen");
         let port = listener.local_addr().expect("an address").port();
         let cut = Arc::new(watch::Sender::new(()));
         let weather = Arc::new(watch::Sender::new(Weather::default()));

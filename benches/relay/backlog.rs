@@ -89,21 +89,21 @@ impl Backlog<'_> {
     async fn once(&self, who: Who, dataset: &mut Dataset) -> Result<Figures> {
         dataset.forget_relays().await?;
         if self.sinks.iter().all(|sink| *sink == Sink::Null) {
-            return self.into_null(who, dataset).await;
+            return self.publish_to_null(who, dataset).await;
         }
         let mut brokers = Vec::new();
         for sink in self.sinks {
             let url = &self.servers.broker(*sink)?.url;
             brokers.push(Broker::create(*sink, url, &unique()).await?);
         }
-        let figures = self.into_brokers(who, dataset, &mut brokers).await;
+        let figures = self.publish_to_brokers(who, dataset, &mut brokers).await;
         for broker in brokers {
             broker.remove().await?;
         }
         figures
     }
 
-    async fn into_null(&self, who: Who, dataset: &mut Dataset) -> Result<Figures> {
+    async fn publish_to_null(&self, who: Who, dataset: &mut Dataset) -> Result<Figures> {
         let (database, events) = (dataset.url.clone(), dataset.events);
         let mut process = Process::task(&match who {
             Who::Relay => Task::Relay {
@@ -131,7 +131,7 @@ impl Backlog<'_> {
         self.figures(&begun, &ended, rss, duplicates)
     }
 
-    async fn into_brokers(
+    async fn publish_to_brokers(
         &self,
         who: Who,
         dataset: &mut Dataset,

@@ -8,6 +8,11 @@
 //! or there is no figure. `BENCHMARKS.md` has what came out.
 
 #![allow(clippy::print_stdout, reason = "it is what a benchmark is for")]
+#![allow(
+    clippy::large_futures,
+    clippy::large_enum_variant,
+    reason = "there is one of each at a time"
+)]
 #![allow(unreachable_pub, reason = "a program has no other users")]
 
 mod backlog;

@@ -44,6 +44,9 @@ pub(crate) enum Task {
     },
 }
 
+/// Who came when.
+type Receipts = Vec<(Name, SystemTime)>;
+
 /// What all sinks have published.
 #[derive(Debug)]
 struct Progress {
@@ -107,7 +110,7 @@ impl Task {
 struct Null {
     checker: Arc<Mutex<Checker>>,
     progress: Arc<Progress>,
-    receipts: Option<Arc<Mutex<Vec<(Name, SystemTime)>>>>,
+    receipts: Option<Arc<Mutex<Receipts>>>,
 }
 
 #[async_trait]
@@ -141,7 +144,9 @@ async fn relay(
         published: AtomicU64::new(0),
         expected: events * sinks as u64,
     });
-    let received = receipts.is_some().then(|| Arc::new(Mutex::new(Vec::new())));
+    let received = receipts
+        .is_some()
+        .then(|| Arc::new(Mutex::new(Receipts::new())));
     let mut checkers = Vec::new();
     let mut builder = Relay::builder(config);
     for number in 0..sinks {

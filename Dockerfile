@@ -6,7 +6,7 @@ WORKDIR /build
 COPY . .
 # What was built stays in the cache, for the next time.
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/build/target \
-    cargo build --release --locked --bin outbox-relay && cp target/release/outbox-relay /outbox-relay
+    cargo build --profile dist --locked --bin outbox-relay && cp target/dist/outbox-relay /outbox-relay
 
 # The C library, libgcc and the certificates of public authorities; no shell, no package manager.
 FROM gcr.io/distroless/cc-debian12:nonroot

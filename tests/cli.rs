@@ -331,14 +331,19 @@ async fn health_asks_the_relay_that_runs() {
         (run(&everywhere, &["health"]).code == Some(0)).then_some(())
     })
     .await;
-    let ended = run(&everywhere, &["health", "--ready"]);
-    assert_eq!(ended.code, Some(1), "{ended:#?}");
-    for words in ["answers 503: ", "sink away"] {
-        assert!(ended.stderr.contains(words), "{ended:#?}");
-    }
+    let unready = eventually("it names the sink", Duration::from_secs(20), async || {
+        let ended = run(&everywhere, &["health", "--ready"]);
+        ended.stderr.contains("sink away").then_some(ended)
+    })
+    .await;
+    assert_eq!(unready.code, Some(1), "{unready:#?}");
+    assert!(unready.stderr.contains("answers 503: "), "{unready:#?}");
     relay.reload(&settings).await;
-    let ended = run(&everywhere, &["health", "--ready"]);
-    assert_eq!(ended.code, Some(0), "{ended:#?}");
-    assert_eq!(ended.stdout, "ok\n");
+    let ready = eventually("it is ready", Duration::from_secs(20), async || {
+        let ended = run(&everywhere, &["health", "--ready"]);
+        (ended.code == Some(0)).then_some(ended)
+    })
+    .await;
+    assert_eq!(ready.stdout, "ok\n");
     relay.stop().await;
 }

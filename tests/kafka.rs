@@ -214,6 +214,19 @@ async fn large_events_that_share_a_batch_with_a_refused_one_are_no_dead_letters(
 
 #[tokio::test]
 async fn what_shares_a_batch_with_a_refused_event_stays_before_its_successors() {
+    // Keys of two partitions. The broker knows the first producer in both when it refuses the sixth event; of the next
+    // it takes whatever comes first in the second partition, for the event that probes goes to the first.
+    assert_order_around_a_refused_event(6, 3).await;
+}
+
+#[tokio::test]
+async fn what_shares_a_producers_very_first_batch_with_a_refused_event_stays_before_its_successors()
+{
+    assert_order_around_a_refused_event(2, 0).await;
+}
+
+/// The event `refused` is too large, and the broker has `known` others of the producer when it comes.
+async fn assert_order_around_a_refused_event(refused: u32, known: usize) {
     if Listeners::real().is_none() {
         return;
     }
@@ -228,13 +241,11 @@ async fn what_shares_a_batch_with_a_refused_event_stays_before_its_successors() 
         ]),
     );
     migrate(&settings);
-    // Keys of two partitions. The broker knows the first producer in both when it refuses the sixth event; of the next
-    // it takes whatever comes first in the second partition, for the event that probes goes to the first.
-    let insert = async |from: u32, to: u32| {
+    let insert = async |from: usize, to: usize| {
         let insert = format!(
             "INSERT INTO outbox (event_type, aggregate_id, payload) SELECT 'Big', \
              CASE WHEN n % 4 = 0 THEN '21' ELSE 'a-little-bit-long-string' END, json_build_object('counter', n, \
-             'filler', repeat('x', CASE WHEN n = 6 THEN 45000 ELSE 100 END)) FROM generate_series({from}, {to}) n"
+             'filler', repeat('x', CASE WHEN n = {refused} THEN 45000 ELSE 100 END)) FROM generate_series({from}, {to}) n"
         );
         database.execute(&insert).await;
     };
@@ -246,10 +257,17 @@ async fn what_shares_a_batch_with_a_refused_event_stays_before_its_successors() 
         })
         .await
     };
-    insert(1, 3).await;
-    let relay = Relay::ready(&settings).await;
-    arrived(3).await;
-    insert(4, 60).await;
+    insert(1, known).await;
+    let relay = if known == 0 {
+        // All at once, from the start.
+        insert(1, 60).await;
+        Relay::ready(&settings).await
+    } else {
+        let relay = Relay::ready(&settings).await;
+        arrived(known).await;
+        insert(known + 1, 60).await;
+        relay
+    };
     let deliveries = arrived(59).await;
     relay.stop().await;
     let mut seen = HashSet::new();

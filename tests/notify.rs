@@ -305,7 +305,8 @@ async fn behind_a_pooler_in_transaction_mode_it_polls_and_says_so() {
 }
 
 /// Until the relay sleeps.
-async fn await_armed(database: &Database) {
+/// Until the relay sleeps, and a writer has to ring.
+pub(crate) async fn await_armed(database: &Database) {
     eventually("the doorbell is armed", SOON, async || {
         armed_by(database).await.map(drop)
     })

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::support::database::Database;
 use crate::support::eventually::eventually;
 use crate::support::relay::{Relay, migrate};
+use crate::support::report::report;
 use crate::support::settings::Settings;
 use crate::support::temporary::TemporaryFolder;
 
@@ -214,7 +215,7 @@ fn every_alert_has_its_place_in_the_runbook() {
 fn promtool() -> Option<PathBuf> {
     let program = std::env::var_os("OUTBOX_TEST_PROMTOOL").map(PathBuf::from);
     if program.is_none() {
-        println!("skipped: promtool can't be had here, so nobody has parsed config/alerts.yml");
+        report!("skipped: promtool can't be had here, so nobody has parsed config/alerts.yml");
     }
     program
 }

@@ -100,6 +100,18 @@ async fn at_a_million_rows_every_statement_that_touches_the_outbox_uses_its_inde
         scans.len(),
         scans[0]
     );
+    // Rows come in the index's order; only what holes show is merged with what is new.
+    let reads = plans
+        .iter()
+        .filter(|plan| plan.contains("WITH fact AS") && !plan.contains("AS range"));
+    let (sorts, ordered): (Vec<&&str>, Vec<&&str>) = reads.partition(|plan| plan.contains("Sort"));
+    assert!(ordered.len() >= 5, "the reads without a hole were seen");
+    assert!(
+        sorts.is_empty(),
+        "{} reads that sort, one is:\n{}",
+        sorts.len(),
+        sorts[0]
+    );
 }
 
 /// The relay's plans in a server log: auto_explain puts each behind one prefix.
@@ -159,6 +171,80 @@ async fn statements_per_thousand_events_are_few() {
         per_thousand < 10.0,
         "{per_thousand:.1} statements per thousand events"
     );
+}
+
+/// Without checkpoints, for the first change of a page after one logs the whole page; and without autovacuum.
+const QUIET: [&str; 4] = [
+    "max_wal_size=8GB",
+    "checkpoint_timeout=1d",
+    "autovacuum=off",
+    "wal_level=replica",
+];
+
+/// Bytes of WAL that the server has written so far.
+const WAL: &str = "SELECT (pg_current_wal_insert_lsn() - '0/0')::int8";
+
+#[tokio::test]
+async fn delivering_writes_next_to_nothing_and_settling_little() {
+    const EVENTS: i64 = 20_000;
+    let server = PrivatePostgres::start(&QUIET).await;
+    let database = Database::fresh_on(&server.url()).await;
+    let stream = Stream::create(&nats::shared()).await;
+    let settings = Settings::of(&database).publishing_to(&stream);
+    migrate(&settings);
+    database
+        .execute(&format!(
+            "INSERT INTO outbox (event_type, aggregate_id, payload) \
+             SELECT 'Counted', (n % 1000)::text, json_build_object('pad', repeat('x', 1000)) \
+             FROM generate_series(1, {EVENTS}) n"
+        ))
+        .await;
+
+    let before: i64 = database.value(WAL).await;
+    let relay = Relay::start(&settings);
+    let within = Duration::from_secs(60);
+    stream.await_len(EVENTS.unsigned_abs(), within).await;
+    relay.stop().await;
+    let delivered: i64 = database.value(WAL).await;
+
+    let relay = Relay::start(
+        &settings
+            .clone()
+            .set("sources.main.after_delivery", "mark")
+            .set("sources.main.settle_interval", "100ms"),
+    );
+    eventually("all are settled", within, async || {
+        let sql = "SELECT sent_at IS NOT NULL FROM outbox ORDER BY seq DESC LIMIT 1";
+        database.value::<bool>(sql).await.then_some(())
+    })
+    .await;
+    relay.stop().await;
+    let settled: i64 = database.value(WAL).await;
+
+    let hot: f64 = eventually("the updates are counted", within, async || {
+        let sql = "SELECT n_tup_upd, n_tup_hot_upd::float8 / nullif(n_tup_upd, 0) \
+             FROM pg_stat_user_tables WHERE relname = 'outbox'";
+        let mut connection = database.connect().await;
+        let counted: (i64, Option<f64>) = sqlx::query_as(sql)
+            .fetch_one(&mut connection)
+            .await
+            .expect("the statistics");
+        connection.close().await.expect("close");
+        counted.1.filter(|_| counted.0 >= EVENTS)
+    })
+    .await;
+    let per_event = |bytes: i64| bytes as f64 / EVENTS as f64;
+    let (delivering, settling) = (
+        per_event(delivered - before),
+        per_event(settled - delivered),
+    );
+    report!(
+        "queries: {delivering:.2} bytes of WAL per event delivered, {settling:.1} per event settled, {:.1} % HOT",
+        hot * 100.0
+    );
+    assert!(delivering < 5.0, "{delivering:.2} bytes of WAL per event");
+    assert!(settling < 110.0, "{settling:.1} bytes of WAL per event");
+    assert!(hot > 0.99, "{hot} of the updates are HOT");
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use crate::support::kafka::Listeners;
 use crate::support::nats::{self, PrivateNats};
 use crate::support::proxy::ELSEWHERE;
 use crate::support::rabbitmq;
+use crate::support::http::Request;
 use crate::support::relay::{Relay, migrate, run, run_by_environment};
 use crate::support::settings::Settings;
 use crate::support::stream::Stream;
@@ -331,34 +332,39 @@ async fn the_admin_address_is_the_one_that_is_given() {
         .set("sinks.events.type", "mock");
     migrate(&settings);
     let relay = Relay::ready(&settings).await;
-    let port = relay.admin_port();
-    let other = tokio::net::TcpStream::connect((ELSEWHERE, port)).await;
+    let other = tokio::net::TcpStream::connect((ELSEWHERE, relay.port())).await;
     assert!(other.is_err(), "it listens at 127.0.0.1 alone");
     for path in ["/healthz", "/readyz", "/status", "/metrics"] {
         assert_eq!(relay.get(path).await.expect("an answer").status, 200);
         for method in ["POST", "PUT", "DELETE", "PATCH"] {
-            let request = format!("{method} {path}");
-            let answer = relay.send(&request, "").await.expect("an answer");
-            assert_eq!(answer.status, 405, "{request}");
+            let request = Request {
+                method,
+                ..Request::get(path)
+            };
+            assert_eq!(relay.ask(request).await.status, 405, "{request:?}");
         }
     }
-    let change = "POST /dead-letters/main/retry";
+    let change = Request {
+        method: "POST",
+        ..Request::get("/dead-letters/main/retry")
+    };
     for (headers, refused) in [
-        ("", true),
-        ("Authorization: Bearer hunter2-admi\r\n", true),
-        ("Authorization: Bearer hunter2-admin2\r\n", true),
-        ("Authorization: Bearer \r\n", true),
-        ("Authorization: hunter2-admin\r\n", true),
-        ("Cookie: token=hunter2-admin\r\n", true),
-        ("Authorization: Bearer hunter2-admin\r\n", false),
+        (None, true),
+        (Some(("Authorization", "Bearer hunter2-admi")), true),
+        (Some(("Authorization", "Bearer hunter2-admin2")), true),
+        (Some(("Authorization", "Bearer ")), true),
+        (Some(("Authorization", "hunter2-admin")), true),
+        (Some(("Cookie", "token=hunter2-admin")), true),
+        (Some(("Authorization", "Bearer hunter2-admin")), false),
     ] {
-        let answer = relay.send(change, headers).await.expect("an answer");
+        let headers = headers.as_slice();
+        let answer = relay.ask(Request { headers, ..change }).await;
         let is_refused = matches!(answer.status, 401 | 403);
         assert_eq!(is_refused, refused, "{headers:?}: {answer:?}");
         assert!(!answer.body.contains(SECRET), "{answer:?}");
     }
-    let query = "POST /dead-letters/main/retry?token=hunter2-admin";
-    let answer = relay.send(query, "").await.expect("an answer");
+    let path = "/dead-letters/main/retry?token=hunter2-admin";
+    let answer = relay.ask(Request { path, ..change }).await;
     assert!(matches!(answer.status, 401 | 403), "{answer:?}");
     relay.stop().await;
 }

@@ -110,6 +110,16 @@ async fn pending_events_are_exact_while_the_relay_runs_and_after_it_was_killed()
     assert_eq!(ledger["pending_is_exact"], true);
     assert_eq!(ledger["lowest_undelivered"], 41);
     assert_eq!(ledger["oldest_pending"]["seq"], 43);
+    assert_eq!(ledger["holes"], 2);
+    let holder = &source["open_transactions"][0];
+    let who = format!(
+        "backend {} ({TEST_APPLICATION}, user postgres)",
+        holder["pid"]
+    );
+    assert_eq!(holder["who"], who.as_str(), "{survey:#}");
+    let text = run(&settings, &["status"]).stdout;
+    let line = format!("2 seq were drawn and have no event; they may be held by {who} for ");
+    assert!(text.contains(&line), "{text}");
     let age = ledger["oldest_pending"]["age_seconds"].as_f64();
     assert!(
         age.is_some_and(|age| (0.0..60.0).contains(&age)),
@@ -133,6 +143,7 @@ async fn the_json_has_the_documented_fields_and_the_table_the_same_figures() {
         "error",
         "last_value",
         "lease",
+        "open_transactions",
         "reachable",
         "sequence_changed",
         "sinks",
@@ -149,6 +160,7 @@ async fn the_json_has_the_documented_fields_and_the_table_the_same_figures() {
     assert_eq!(keys(sink), ["configured", "dead_letters", "ledger", "sink"]);
     let expected = [
         "highest_delivered",
+        "holes",
         "last_flush",
         "last_flush_seconds",
         "lowest_undelivered",

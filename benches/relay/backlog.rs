@@ -1,6 +1,6 @@
 //! A backlog is delivered: the relay and the ceiling in turns, A B A B.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::Result;
 use crate::broker::Broker;
@@ -33,7 +33,7 @@ pub(crate) struct Backlog<'a> {
 
 /// What was used up to a moment.
 struct Moment {
-    at: Instant,
+    at: SystemTime,
     published: u64,
     own: Duration,
     postgres: Duration,
@@ -118,21 +118,17 @@ impl Backlog<'_> {
                 events,
             },
         })?;
-        process.await_line("first").await?;
+        let first = process.await_line("first").await?;
         let begun = self.moment(process.pid, 0, dataset).await?;
-        loop {
-            // Of several ceilings each says so.
-            match process.await_line("last").await {
-                Ok(()) => break,
-                Err(error) if error.to_string().starts_with("first") => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let last = process.await_line("last").await?;
         let all = events * self.sinks.len() as u64;
         let ended = self.moment(process.pid, all, dataset).await?;
         let rss = usage::peak_rss(process.pid)?;
         let duplicates = process.verdict().await?;
-        Ok(self.figures(&begun, &ended, rss, duplicates))
+        // The process knows better when that was.
+        let begun = Moment { at: first, ..begun };
+        let ended = Moment { at: last, ..ended };
+        self.figures(&begun, &ended, rss, duplicates)
     }
 
     async fn into_brokers(
@@ -189,12 +185,12 @@ impl Backlog<'_> {
         }
         Ok(Figures {
             hot_share,
-            ..self.figures(&begun, &ended, rss, duplicates)
+            ..self.figures(&begun, &ended, rss, duplicates)?
         })
     }
 
     async fn moment(&self, pid: u32, published: u64, dataset: &mut Dataset) -> Result<Moment> {
-        let at = Instant::now();
+        let at = SystemTime::now();
         let own = usage::of_process(pid);
         let postgres = usage::of_tree(self.servers.postgres.pid)?;
         let mut broker = Duration::ZERO;
@@ -211,24 +207,30 @@ impl Backlog<'_> {
         })
     }
 
-    fn figures(&self, begun: &Moment, ended: &Moment, rss: u64, duplicates: u64) -> Figures {
+    fn figures(
+        &self,
+        begun: &Moment,
+        ended: &Moment,
+        rss: u64,
+        duplicates: u64,
+    ) -> Result<Figures> {
         let events = (ended.published - begun.published) as f64;
         let us =
             |from: Duration, to: Duration| to.saturating_sub(from).as_secs_f64() * 1e6 / events;
         let (statements, wal) = ended.counters.since(begun.counters);
         let has_broker = self.sinks.iter().any(|sink| sink.server().is_some());
-        Figures {
-            events_per_second: events / (ended.at - begun.at).as_secs_f64(),
+        Ok(Figures {
+            events_per_second: events / ended.at.duration_since(begun.at)?.as_secs_f64(),
             own_us: us(begun.own, ended.own),
             postgres_us: us(begun.postgres, ended.postgres),
             broker_us: has_broker.then(|| us(begun.broker, ended.broker)),
             peak_rss_mb: rss as f64 / 1e6,
             statements_per_1000: statements as f64 * 1e3 / events,
-            wal_bytes_per_event: wal as f64 / events,
+            wal_bytes_per_event: Some(wal as f64 / events),
             duplicates: duplicates as f64,
             latency_ms: None,
             hot_share: None,
-        }
+        })
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    /// Statements and bytes of WAL since `earlier`.
+    /// Statements, those of writers aside, and bytes of WAL since `earlier`.
     pub(crate) fn since(self, earlier: Self) -> (i64, i64) {
         (self.statements - earlier.statements, self.wal - earlier.wal)
     }
@@ -126,7 +126,7 @@ impl Dataset {
     pub(crate) async fn counters(&mut self) -> Result<Counters> {
         let sql = "SELECT coalesce((SELECT sum(calls) FROM pg_stat_statements \
              WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-             AND query NOT LIKE '%pg_stat_statements%'), 0)::int8, \
+             AND query NOT LIKE '%pg_stat_statements%' AND query NOT LIKE 'INSERT INTO outbox (%'), 0)::int8, \
              (pg_current_wal_insert_lsn() - '0/0')::int8";
         let (statements, wal) = sqlx::query_as(sql).fetch_one(&mut self.connection).await?;
         Ok(Counters { statements, wal })

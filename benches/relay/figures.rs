@@ -14,7 +14,9 @@ pub(crate) struct Figures {
     pub(crate) broker_us: Option<f64>,
     pub(crate) peak_rss_mb: f64,
     pub(crate) statements_per_1000: f64,
-    pub(crate) wal_bytes_per_event: f64,
+    /// Not while writers write to the same log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) wal_bytes_per_event: Option<f64>,
     /// Deliveries of an event after its first.
     pub(crate) duplicates: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,6 +64,7 @@ impl Figures {
         let latencies: Vec<Latency> = runs.iter().filter_map(|run| run.latency_ms).collect();
         let latency = |figure: fn(&Latency) -> f64| median(latencies.iter().map(figure));
         let has_broker = runs.iter().all(|run| run.broker_us.is_some());
+        let has_wal = runs.iter().all(|run| run.wal_bytes_per_event.is_some());
         let hot: Vec<f64> = runs.iter().filter_map(|run| run.hot_share).collect();
         Self {
             events_per_second: of(|run| run.events_per_second),
@@ -70,7 +73,8 @@ impl Figures {
             broker_us: has_broker.then(|| of(|run| run.broker_us.unwrap_or_default())),
             peak_rss_mb: of(|run| run.peak_rss_mb),
             statements_per_1000: of(|run| run.statements_per_1000),
-            wal_bytes_per_event: of(|run| run.wal_bytes_per_event),
+            wal_bytes_per_event: has_wal
+                .then(|| of(|run| run.wal_bytes_per_event.unwrap_or_default())),
             duplicates: of(|run| run.duplicates),
             latency_ms: (!latencies.is_empty()).then(|| Latency {
                 p50: latency(|latency| latency.p50),
@@ -146,13 +150,14 @@ impl Line {
         }
         println!(
             "{:22} {:16} {events_per_second:>9.0} {:>8} {:>6} {own_us:>18.2} {:>10} {postgres_us:>11.2} {:>7} \
-             {peak_rss_mb:>8.1} {statements_per_1000:>11.2} {wal_bytes_per_event:>12.2} {duplicates:>6.0}  {latency}{rest}",
+             {peak_rss_mb:>8.1} {statements_per_1000:>11.2} {:>12} {duplicates:>6.0}  {latency}{rest}",
             self.case,
             self.sink,
             or_dash(ceiling.map(|figures| figures.events_per_second), 0),
             or_dash(self.ratio, 2),
             ceiling.map_or_else(String::new, |figures| format!("({:.2})", figures.own_us)),
             or_dash(*broker_us, 2),
+            or_dash(*wal_bytes_per_event, 2),
         );
     }
 }

@@ -56,12 +56,8 @@ impl Suite {
     async fn grown(&mut self, case: &str, shape: Shape, sinks: usize) -> Result {
         let mut dataset = self.dataset(shape).await?;
         let sinks = vec![Sink::Null; sinks];
-        let line = self
-            .backlog(&sinks)
-            .compare(case, &mut dataset, 1)
-            .await
-            .map_err(|error| format!("{case}: {error}"))?;
-        self.take(line);
+        let line = self.backlog(&sinks).compare(case, &mut dataset, 1).await;
+        self.take(case, line);
         Ok(())
     }
 
@@ -77,10 +73,9 @@ impl Suite {
         let line = self
             .backlog(&[Sink::Null])
             .compare(case, &mut dataset, 1)
-            .await
-            .map_err(|error| format!("{case}: {error}"))?;
+            .await;
         held.close().await?;
-        self.take(line);
+        self.take(case, line);
         Ok(())
     }
 }

@@ -94,6 +94,7 @@ impl Live<'_> {
             Some(_) => usage::of_tree(self.servers.broker(self.sink)?.pid),
             None => Ok(Duration::ZERO),
         };
+        let warm = SystemTime::now();
         let begun = (
             Instant::now(),
             writers.committed(),
@@ -110,13 +111,13 @@ impl Live<'_> {
             reading(),
             broker()?,
         );
-        let (statements, wal) = dataset.counters().await?.since(counters);
+        let (statements, _) = dataset.counters().await?.since(counters);
         let came = receiving.count().await?;
         let waiting = ended.1.saturating_sub(came) as f64 / ended.1 as f64;
         let committed = writers.stop().await?;
         let rss = usage::peak_rss(pid)?;
         let receipts = receiving.end(self, committed.len() as u64).await?;
-        let (latency, duplicates) = compare(&committed, &receipts)?;
+        let (latency, duplicates) = compare(&committed, &receipts, warm)?;
         let events = (ended.1 - begun.1) as f64;
         let seconds = (ended.0 - begun.0).as_secs_f64();
         let us =
@@ -128,7 +129,7 @@ impl Live<'_> {
             broker_us: self.sink.server().map(|_| us(begun.4, ended.4)),
             peak_rss_mb: rss as f64 / 1e6,
             statements_per_1000: statements as f64 * 1e3 / events,
-            wal_bytes_per_event: wal as f64 / events,
+            wal_bytes_per_event: None,
             duplicates: duplicates as f64,
             latency_ms: latency,
             hot_share: None,
@@ -256,8 +257,12 @@ fn read(record: &str) -> Result<Vec<Receipt>> {
         .collect()
 }
 
-/// Latencies of first deliveries, and how many came again. An error if one is missing or out of order.
-fn compare(committed: &[Committed], receipts: &[Receipt]) -> Result<(Option<Latency>, u64)> {
+/// Latencies of first deliveries of what was committed after `warm`, and how many came again. An error if one is missing or out of order.
+fn compare(
+    committed: &[Committed],
+    receipts: &[Receipt],
+    warm: SystemTime,
+) -> Result<(Option<Latency>, u64)> {
     let mut checker = Checker::default();
     let mut at: HashMap<Name, SystemTime> = HashMap::with_capacity(receipts.len());
     for receipt in receipts {
@@ -268,6 +273,7 @@ fn compare(committed: &[Committed], receipts: &[Receipt]) -> Result<(Option<Late
     let duplicates = checker.verdict(committed.len() as u64)?;
     let times = committed
         .iter()
+        .filter(|(_, committed)| *committed >= warm)
         .map(|(name, committed)| {
             let received = at
                 .get(name)

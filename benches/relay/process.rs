@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -66,13 +66,18 @@ impl Process {
         Ok(line.ok_or("the process has ended")?)
     }
 
-    /// Waits until a task says so.
-    pub(crate) async fn await_line(&mut self, awaited: &str) -> Result {
-        let line = self.line().await?;
-        if line == awaited {
-            return Ok(());
+    /// Waits until a task says so, and returns when that was. Of several ceilings each says when it began.
+    pub(crate) async fn await_line(&mut self, awaited: &str) -> Result<SystemTime> {
+        loop {
+            let line = self.line().await?;
+            match line.split_once(' ') {
+                Some((what, micros)) if what == awaited => {
+                    return Ok(UNIX_EPOCH + Duration::from_micros(micros.parse()?));
+                }
+                Some(("first", _)) => {}
+                _ => return Err(format!("{line}, in place of {awaited}").into()),
+            }
         }
-        Err(format!("{line}, in place of {awaited}").into())
     }
 
     /// How many events a task has published.

@@ -1,7 +1,7 @@
 //! What this program does as a process of its own, so that its processor time and memory are its own: a relay whose sink
 //! checks what it is given, and the ceiling.
 //!
-//! It prints `first` and `last` when it has published the first and the last event, answers each line of its standard
+//! It prints `first` and `last`, and the time in microseconds, when it has published the first and the last event, answers each line of its standard
 //! input with how many it has published, and ends with its input: then `checked DUPLICATES`, or `wrong WHY`.
 
 use std::io::Write as _;
@@ -55,12 +55,21 @@ impl Progress {
     fn one(&self) {
         let before = self.published.fetch_add(1, Ordering::Relaxed);
         if before == 0 {
-            say("first");
+            say_now("first");
         }
         if before + 1 == self.expected {
-            say("last");
+            say_now("last");
         }
     }
+}
+
+/// The parent may hear of it late.
+fn say_now(what: &str) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    say(&format!(
+        "{what} {}",
+        now.map_or(0, |time| time.as_micros())
+    ));
 }
 
 fn say(line: &str) {
@@ -192,7 +201,9 @@ async fn ceilings(database: &str, targets: Vec<Target>, events: u64) -> Result<u
     let mut loops = JoinSet::new();
     for target in targets {
         let database = database.to_owned();
-        loops.spawn(async move { ceiling::run(&database, target, events, || say("first")).await });
+        loops.spawn(
+            async move { ceiling::run(&database, target, events, || say_now("first")).await },
+        );
     }
     let mut duplicates = 0;
     while let Some(ended) = loops.join_next().await {
@@ -200,7 +211,7 @@ async fn ceilings(database: &str, targets: Vec<Target>, events: u64) -> Result<u
             duplicates += checker.verdict(events)?;
         }
     }
-    say("last");
+    say_now("last");
     let idle = Progress {
         published: AtomicU64::new(0),
         expected: 0,

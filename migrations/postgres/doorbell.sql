@@ -10,7 +10,7 @@ BEGIN
 END
 $$;
 
-CREATE TRIGGER outbox_relay_ring AFTER INSERT ON {table} FOR EACH STATEMENT
+CREATE OR REPLACE TRIGGER outbox_relay_ring AFTER INSERT ON {table} FOR EACH STATEMENT
     WHEN (NOT pg_catalog.pg_try_advisory_xact_lock_shared(
         {table_literal}::pg_catalog.regclass::pg_catalog.oid::pg_catalog.int4, 1))
     EXECUTE FUNCTION {schema}outbox_relay_ring();

@@ -22,7 +22,7 @@ use tower::ServiceExt as _;
 
 use self::draft::Drafts;
 use self::folder::Folder;
-use self::summary::Look;
+use self::summary::Summary;
 use self::tally::Tally;
 use crate::config::{Config, Environment};
 use crate::error::{BoxError, PublishError};
@@ -74,7 +74,7 @@ pub(super) async fn run(args: &Args) -> Result<(), BoxError> {
     super::migrate::migrate_all(&config).await?;
     let tally = Arc::new(Tally::default());
     let drafts = Drafts::open(&file, Arc::clone(&tally)).await?;
-    let look = Look::of_standard_error();
+    let look = Summary::on_standard_error();
     look.introduce(args.events);
 
     let unread = CancellationToken::new();

@@ -9,7 +9,7 @@ use super::progress::Progress;
 use super::say;
 use crate::config::{Config, SourceKind};
 use crate::enqueue::NewEvent;
-use crate::error::BoxError;
+use crate::error::{BoxError, chain};
 use crate::source::{EventWriter, SourceError};
 
 #[derive(Debug, ClapArgs)]
@@ -103,13 +103,23 @@ fn writer(kind: &SourceKind) -> Result<Box<dyn EventWriter>, SourceError> {
     }
 }
 
+/// A column of type json takes nothing else; others may.
+fn explained(error: SourceError, payload: &str) -> BoxError {
+    match serde_json::from_str::<serde::de::IgnoredAny>(payload) {
+        Err(flaw) if matches!(error, SourceError::Database { .. }) => {
+            format!("{}; --payload is no JSON: {flaw}", chain(&error)).into()
+        }
+        _ => error.into(),
+    }
+}
+
 async fn emit(mut writer: Box<dyn EventWriter>, args: &Args) -> Result<(), BoxError> {
     let mut ticks = args.rate.map(|rate| {
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
         ticks
     });
-    let progress = Progress::of(args.count);
+    let progress = Progress::of(args.count, "events");
     for number in 1..=args.count {
         if let Some(ticks) = &mut ticks {
             ticks.tick().await;
@@ -124,7 +134,10 @@ async fn emit(mut writer: Box<dyn EventWriter>, args: &Args) -> Result<(), BoxEr
             payload: args.payload.replace("{number}", &number.to_string()),
             headers: args.headers.clone(),
         };
-        let id = writer.write(&event).await?;
+        let id = match writer.write(&event).await {
+            Ok(id) => id,
+            Err(error) => return Err(explained(error, &event.payload)),
+        };
         progress.step();
         if args.count == 1 {
             say(&id.to_string())?;

@@ -4,6 +4,7 @@ use chrono::SecondsFormat;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
 use super::columns::{Side, aligned};
+use super::look::Look;
 use super::say;
 use crate::config::{Config, Start};
 use crate::error::BoxError;
@@ -128,7 +129,7 @@ fn list(config: &Config, shelves: &[Shelf]) -> Result<(), BoxError> {
     let mut lines = vec![header.map(str::to_owned)];
     let entries = shelves.iter().flat_map(|shelf| &shelf.entries);
     lines.extend(entries.map(|entry| line(config, entry)));
-    for line in aligned([Side::Left; 8], &lines) {
+    for line in aligned(Look::of(&std::io::stdout()), [Side::Left; 8], &lines) {
         say(&line)?;
     }
     Ok(())

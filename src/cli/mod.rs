@@ -11,6 +11,7 @@ mod demo;
 mod emit;
 mod health;
 mod ledger;
+mod look;
 mod migrate;
 mod progress;
 mod replay;
@@ -97,8 +98,8 @@ impl Command {
 /// Why a command failed.
 #[derive(Debug)]
 enum Failure {
-    /// The configuration is bad.
-    Config(ConfigErrors),
+    /// The configuration, read from there, is bad.
+    Config(ConfigErrors, Origin),
     /// Something else; the chain of errors says what.
     Other(BoxError),
 }
@@ -152,7 +153,9 @@ async fn execute(command: Command, file: Option<PathBuf>) -> Result<(), Failure>
         return result.map_err(Failure::Other);
     }
     let origin = Origin::find(file.as_deref());
-    let loaded = origin.load(&Overrides::none()).map_err(Failure::Config)?;
+    let loaded = origin
+        .load(&Overrides::none())
+        .map_err(|errors| Failure::Config(errors, origin.clone()))?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -178,8 +181,13 @@ async fn execute(command: Command, file: Option<PathBuf>) -> Result<(), Failure>
 
 fn failed(failure: Failure) -> Exit {
     match failure {
-        Failure::Config(errors) => {
+        Failure::Config(errors, origin) => {
             say_error(&errors.to_string());
+            if origin == Origin::Environment {
+                say_error(
+                    "there is no ./outbox.toml, so the environment alone was read: --config names a file elsewhere",
+                );
+            }
             Exit::Config
         }
         Failure::Other(error) => {

@@ -7,13 +7,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub(super) struct Progress(Option<ProgressBar>);
 
 impl Progress {
-    /// Of this many steps; a single one is not worth a bar.
-    pub(super) fn of(steps: u64) -> Self {
+    /// Of this many steps, each of which is one of `what`; a single one is not worth a bar.
+    pub(super) fn of(steps: u64, what: &str) -> Self {
         let bar = (steps > 1).then(|| {
             // Hidden by itself where standard error is no terminal.
             let bar = ProgressBar::new(steps);
-            let template = "{bar:40} {human_pos}/{human_len} events, {per_sec}, {eta} left";
-            match ProgressStyle::with_template(template) {
+            let template =
+                format!("{{bar:40}} {{human_pos}}/{{human_len}} {what}, {{per_sec}}, {{eta}} left");
+            match ProgressStyle::with_template(&template) {
                 Ok(style) => bar.with_style(style.progress_chars("=> ")),
                 Err(_) => bar,
             }

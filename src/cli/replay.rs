@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use clap::{ArgGroup, Args as ClapArgs};
 
+use super::progress::Progress;
 use super::say;
 use crate::config::Config;
 use crate::error::BoxError;
@@ -88,6 +89,10 @@ async fn choose(
     let mut choice = Choice::default();
     let (first, through) = which.span(&ledger.delivered);
     let mut after = first.saturating_sub(1);
+    let progress = Progress::of(
+        through.saturating_sub(after).max(0).unsigned_abs(),
+        "seq looked at",
+    );
     while after < through {
         let rows = outbox.rows(&args.sink, after, through, STEP).await?;
         for row in &rows {
@@ -96,7 +101,10 @@ async fn choose(
             }
         }
         match rows.last() {
-            Some(last) if rows.len() >= STEP => after = last.seq,
+            Some(last) if rows.len() >= STEP => {
+                progress.steps(last.seq.abs_diff(after));
+                after = last.seq;
+            }
             _ => break,
         }
     }
@@ -143,8 +151,9 @@ fn tell(args: &Args, source: &str, choice: &Choice) -> Result<(), BoxError> {
 fn source<'a>(config: &'a Config, args: &'a Args) -> Result<&'a str, BoxError> {
     let Some(sink) = config.sinks.get(&args.sink) else {
         return Err(format!(
-            "--sink: there is no sink {} in the configuration, so that nobody would deliver its events",
-            args.sink
+            "--sink: there is no sink {} in the configuration, so that nobody would deliver its events, only {}",
+            args.sink,
+            config.sinks.keys().cloned().collect::<Vec<_>>().join(", ")
         )
         .into());
     };

@@ -6,6 +6,7 @@ mod table;
 use clap::Args as ClapArgs;
 
 use self::survey::Survey;
+use super::look::Look;
 use super::say;
 use crate::config::Config;
 use crate::error::BoxError;
@@ -27,7 +28,7 @@ pub(super) async fn run(config: &Config, args: &Args) -> Result<(), BoxError> {
     if args.json {
         say(&serde_json::to_string_pretty(&survey)?)?;
     } else {
-        say(table::text(&survey).trim_end())?;
+        say(table::text(&survey, Look::of(&std::io::stdout())).trim_end())?;
     }
     let failed: Vec<&str> = survey.failed().collect();
     if failed.is_empty() {

@@ -1,9 +1,9 @@
 //! Logs, on standard error.
 
-use std::io::IsTerminal as _;
-
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
+
+use super::look::Look;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -30,7 +30,7 @@ pub(super) fn init(format: LogFormat, level: &str) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_ansi(Look::of(&std::io::stderr()).has_colours());
     match format {
         LogFormat::Pretty => builder.with_target(false).init(),
         LogFormat::Json => builder.json().init(),

@@ -41,7 +41,7 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// What a request that changes state must present.
     pub token: Option<Secret>,
-    /// Whether `/healthz`, `/readyz` and `/status` answer.
+    /// Whether `/healthz`, `/readyz`, `/status` and the status page answer.
     pub health: bool,
     /// Whether `/metrics` answers.
     pub metrics: bool,

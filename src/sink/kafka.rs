@@ -6,7 +6,8 @@
 //!   event without one goes to any partition. The header `id` is the event's id as plain text, the value the body.
 //! - Order is kept without a gate ([`KeyOrder::Kept`](super::KeyOrder::Kept)): the producer is idempotent, gives up
 //!   on nothing by itself, and stops for good at any gap (`enable.gapless.guarantee`). It has one batch on its way
-//!   to each broker (`max.in.flight`), which holds as many events of a key as there are.
+//!   to each broker (`max.in.flight`), which holds as many events of a key as there are; until one of a key was
+//!   taken it holds one of it only (`firsts.rs`).
 //!   What fails because of that is sent by a new producer (`producer.rs`), in order. Order holds per topic and
 //!   partition, which is all that Kafka has: events of one key that routes send to two topics are not ordered.
 //! - A lost acknowledgement within the life of a producer is no duplicate: the broker knows the sequence number.
@@ -19,6 +20,7 @@
 //! cluster too.
 
 mod doubts;
+mod firsts;
 mod producer;
 mod record;
 mod refusal;

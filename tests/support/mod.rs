@@ -1,6 +1,7 @@
 //! What the tests are made of: servers, the relay as a process, writers that keep a record of what they
 //! committed, and a checker that compares the record with what the broker holds.
 
+pub(crate) mod browser;
 pub(crate) mod certs;
 pub(crate) mod checker;
 pub(crate) mod database;

@@ -205,19 +205,19 @@ impl Relay {
         Some(serde_json::from_str(&answer.body).expect("JSON"))
     }
 
+    /// Where its endpoints listen, on 127.0.0.1.
+    pub(crate) fn port(&self) -> u16 {
+        self.admin
+    }
+
     /// The answer of an endpoint, if there is one.
     pub(crate) async fn get(&self, path: &str) -> Option<http::Answer> {
         http::get(self.admin, path).await
     }
 
-    /// The answer to any request: its method and path, and lines of headers.
-    pub(crate) async fn send(&self, request: &str, headers: &str) -> Option<http::Answer> {
-        http::send(self.admin, request, headers).await
-    }
-
-    /// Where the endpoints listen.
-    pub(crate) fn admin_port(&self) -> u16 {
-        self.admin
+    /// The answer to any request, which there must be.
+    pub(crate) async fn ask(&self, request: http::Request<'_>) -> http::Answer {
+        request.send(self.admin).await.expect("an answer")
     }
 
     /// The sum of a metric's samples that carry all of these `label="value"` pairs; `None` if there is none.

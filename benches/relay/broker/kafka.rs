@@ -1,6 +1,6 @@
 //! A topic of four partitions.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -34,11 +34,20 @@ impl Topic {
         for created in admin.create_topics([&topic], &AdminOptions::new()).await? {
             created.map_err(|(name, code)| format!("the topic {name}: {code}"))?;
         }
-        Ok(Self {
+        let topic = Self {
             brokers: brokers.to_owned(),
             name: name.to_owned(),
             watcher: consumer(brokers)?,
-        })
+        };
+        // Its partitions have no leader at first.
+        let deadline = Instant::now() + TIMEOUT;
+        while let Err(error) = topic.count() {
+            if Instant::now() > deadline {
+                return Err(error);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(topic)
     }
 
     pub(super) fn target(&self) -> Target {

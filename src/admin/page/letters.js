@@ -6,6 +6,9 @@ import { clock, count, plural } from './format.js';
 // Kept for as long as the tab is open.
 const KEY = 'outbox-relay token';
 
+// Letters of a sink that are shown until all are asked for.
+const SHORT = 8;
+
 // A click on "Discard" that is not followed by another within this is taken back.
 const DOUBT = 5000;
 
@@ -160,16 +163,26 @@ export class Letters {
 
   #group({ source, sink }) {
     const ids = (node) => [...node.closest('.group').querySelectorAll('li')].map((item) => Number(item.dataset.key));
+    const all = `all listed of sink ${sink}`;
     const actions = el('span', { class: 'actions' },
-      el('button', { type: 'button', on: { click: (e) => this.#act('retry', source, sink, ids(e.target)) } }, 'Retry these'),
-      discardButton('Discard these', (button) => this.#act('discard', source, sink, ids(button))));
+      el('button', { type: 'button', 'aria-label': `Retry ${all}`,
+        on: { click: (e) => this.#act('retry', source, sink, ids(e.target)) } }, 'Retry all listed'),
+      discardButton('Discard all listed', (button) => this.#act('discard', source, sink, ids(button)), `Discard ${all}`));
     return el('div', { class: 'group', role: 'group', 'aria-label': `dead letters of sink ${sink}, source ${source}` },
       el('h3', {}, el('span', { class: 'what' }, 'sink '), sink, ' ',
         el('small', {}, `source ${source}`), ' ', this.#access.actions ? actions : null),
-      el('ol', { class: 'letters' }));
+      el('ol', { class: 'letters short' }),
+      el('button', { type: 'button', class: 'all', hidden: true, on: { click: ({ target }) => {
+        target.previousElementSibling.classList.remove('short');
+        target.hidden = true;
+      } } }));
   }
 
   #updateGroup(group, { source, sink, letters }) {
+    const button = group.querySelector('button.all');
+    const isShort = group.querySelector('ol').classList.contains('short');
+    button.hidden = !isShort || letters.length <= SHORT;
+    setText(button, `Show all ${count(letters.length)}`);
     keyed(group.querySelector('ol'), letters, (letter) => String(letter.id), (letter) => {
       const key = letter.aggregate_id === null ? 'no key' : `key ${letter.aggregate_id}`;
       const attempts = plural(letter.attempts, 'attempt', 'attempts');

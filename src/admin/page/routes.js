@@ -139,7 +139,7 @@ function named(item, x, width, attributes, hasSign = false) {
   return svg('g', { class: 'box', ...attributes },
     svg('title', {}, `${item.name} (${item.kind})`),
     svg('rect', { x, y: item.y, width, height: item.height, rx: 6 }),
-    svg('text', { class: 'name', x: x + PAD, y: item.y + LINE - 1 }, cut(item.name, width - (hasSign ? 30 : 14))),
+    svg('text', { class: 'name', x: x + PAD, y: item.y + LINE - 1 }, cut(item.name, width - (hasSign ? 38 : 14))),
     svg('text', { class: 'small', x: x + PAD, y: item.y + 2 * LINE - 1 }, cut(item.kind, width - 14)), sign);
 }
 

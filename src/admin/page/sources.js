@@ -66,7 +66,7 @@ export class Sources {
       el('p', { class: 'reason', 'data-field': 'reason', hidden: true }),
       el('p', { class: 'facts', 'data-field': 'lease' }),
       el('p', { class: 'facts warn', 'data-field': 'holes', hidden: true }),
-      el('table', { class: 'sinks', role: 'table', 'aria-labelledby': id }, head));
+      el('div', { class: 'scroll' }, el('table', { class: 'sinks', role: 'table', 'aria-labelledby': id }, head)));
   }
 
   #update(section, source, snapshot) {
@@ -79,6 +79,7 @@ export class Sources {
       ...new Set(pipelines.map((pipeline) => pipeline.source_error))].filter(Boolean);
     showLine(field('reason'), reasons.join(' · '));
     setText(field('lease'), lease(source, owner));
+    setAttribute(field('lease'), 'title', owner?.lease_owner ?? null);
     const holes = Math.max(0, ...pipelines.map((pipeline) => pipeline.holes ?? 0));
     showLine(field('holes'), holes === 0 ? '' : `${plural(holes, 'hole', 'holes')}: ${holders(owner)}`);
     const table = section.querySelector('table');
@@ -150,12 +151,15 @@ function showLine(node, text) {
   node.hidden = text === '';
 }
 
+// The process and enough of what follows to tell it from another: the whole is in the title.
+const short = (owner) => owner.replace(/^(.{4,}-.{8}).+$/, '$1…');
+
 function lease(source, owner) {
   const others = 'another relay delivers, its own page has the figures';
   if (owner === undefined || owner.lease_owner === null) return source.state === 'standby' ? others : '';
-  if (!owner.lease_held) return `lease: nobody, last held by ${owner.lease_owner}`;
+  if (!owner.lease_held) return `lease: nobody, last held by ${short(owner.lease_owner)}`;
   const whose = source.state === 'active' ? ', this process' : source.state === 'standby' ? `: ${others}` : '';
-  return `lease: held by ${owner.lease_owner}${whose}`;
+  return `lease: held by ${short(owner.lease_owner)}${whose}`;
 }
 
 function holders(owner) {
@@ -186,7 +190,7 @@ function sparkline(lines) {
   return svg('svg', {
     class: 'curve', viewBox: `0 0 ${WIDTH} ${HEIGHT}`, width: WIDTH, height: HEIGHT, preserveAspectRatio: 'none',
     'aria-hidden': 'true',
-  }, ...paths);
+  }, svg('path', { class: 'ground', d: `M0 ${HEIGHT - 1}H${WIDTH}` }), ...paths);
 }
 
 function draw(chart, points, lines) {

@@ -68,7 +68,11 @@ pub(super) async fn run(
         say("no dead letter is selected")?;
     }
     if !missing.is_empty() {
-        stay.push(format!("there is no dead letter of id {missing:?}"));
+        let ids: Vec<String> = missing.iter().map(i64::to_string).collect();
+        stay.push(format!(
+            "there is no dead letter {}: `outbox-relay dead-letters list` has their ids",
+            ids.join(", ")
+        ));
     }
     if stay.is_empty() {
         Ok(())
@@ -108,7 +112,7 @@ fn deliverable(config: &Config, source: &str, counts: &Counts) -> Result<(), Box
 /// Acts on every letter of the pile; an error comes with what was done before it.
 async fn through(pile: &mut Pile, act: Act, total: u64) -> Result<Done, (Done, BoxError)> {
     let mut done = Done::default();
-    let progress = Progress::of(total);
+    let progress = Progress::of(total, "dead letters");
     loop {
         let letters = match pile.next().await {
             Ok(Some(letters)) => letters,

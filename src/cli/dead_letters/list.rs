@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::selection::Which;
 use crate::cli::columns::{Side, aligned};
+use crate::cli::look::Look;
 use crate::cli::say;
 use crate::config::Config;
 use crate::error::BoxError;
@@ -68,7 +69,7 @@ pub(super) async fn run(
     }
     let mut rows = vec![HEADER.map(str::to_owned)];
     rows.extend(listing.dead_letters.iter().map(cells));
-    for line in aligned(SIDES, &rows) {
+    for line in aligned(Look::of(&std::io::stdout()), SIDES, &rows) {
         say(&line)?;
     }
     if listing.more {

@@ -1,41 +1,29 @@
 //! What the demo says, on standard error: standard output is for events.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::time::Duration;
 
 use super::draft::DRAFTS;
 use super::tally::Outcome;
+use crate::cli::look::{Look, Style};
 
-/// Colours, if somebody is there to see them.
+/// Says it in the colours that standard error can show.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Look {
-    colours: bool,
-}
+pub(super) struct Summary(Look);
 
-#[derive(Debug, Clone, Copy)]
-enum Style {
-    Bold,
-    Faint,
-    Green,
-    Red,
-}
-
-impl Look {
+impl Summary {
     /// As standard error can show it.
-    pub(super) fn of_standard_error() -> Self {
-        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self {
-            colours: wanted && std::io::stderr().is_terminal(),
-        }
+    pub(super) fn on_standard_error() -> Self {
+        Self(Look::of(&std::io::stderr()))
     }
 
     pub(super) fn introduce(self, events: u64) {
-        let title = self.paint(Style::Bold, "outbox-relay demo");
+        let title = self.0.paint(Style::Bold, "outbox-relay demo");
         let what = format!(
             "{events} picks in {} fantasy drafts · SQLite outbox → standard output · no server",
             DRAFTS.len()
         );
-        say(&format!("{title}  {}\n", self.paint(Style::Faint, &what)));
+        say(&format!("{title}  {}\n", self.0.paint(Style::Faint, &what)));
     }
 
     pub(super) fn sum_up(self, outcome: &Outcome) {
@@ -68,11 +56,13 @@ impl Look {
             in_millis(outcome.p50),
             in_millis(outcome.p99)
         );
-        let from = self.paint(Style::Faint, "from COMMIT to standard output");
+        let from = self.0.paint(Style::Faint, "from COMMIT to standard output");
         lines.push(format!("  latency      {latency}  {from}"));
         lines.push(String::new());
         if outcome.is_right() {
-            let next = self.paint(Style::Faint, "Next, with PostgreSQL and NATS JetStream:");
+            let next = self
+                .0
+                .paint(Style::Faint, "Next, with PostgreSQL and NATS JetStream:");
             // The small build of the first command knows neither of them.
             let install = if cfg!(all(feature = "postgres", feature = "nats")) {
                 ""
@@ -82,33 +72,20 @@ impl Look {
             let command =
                 format!("{install}outbox-relay --config config/jetstream.toml run --migrate");
             lines.push(format!("  {next}"));
-            lines.push(format!("  {}", self.paint(Style::Bold, &command)));
+            lines.push(format!("  {}", self.0.paint(Style::Bold, &command)));
         }
         lines.join("\n")
     }
 
     fn line(self, is_right: bool, name: &str, count: usize, remark: &str) -> String {
         let mark = if is_right {
-            self.paint(Style::Green, "✓")
+            self.0.paint(Style::Green, "✓")
         } else {
-            self.paint(Style::Red, "✗")
+            self.0.paint(Style::Red, "✗")
         };
-        let count = self.paint(Style::Bold, &format!("{count:>6}"));
+        let count = self.0.paint(Style::Bold, &format!("{count:>6}"));
         let style = if is_right { Style::Faint } else { Style::Red };
-        format!("{mark} {name:<11} {count}  {}", self.paint(style, remark))
-    }
-
-    fn paint(self, style: Style, text: &str) -> String {
-        if !self.colours {
-            return text.to_owned();
-        }
-        let code = match style {
-            Style::Bold => 1,
-            Style::Faint => 2,
-            Style::Green => 32,
-            Style::Red => 31,
-        };
-        format!("\u{1b}[{code}m{text}\u{1b}[0m")
+        format!("{mark} {name:<11} {count}  {}", self.0.paint(style, remark))
     }
 }
 
@@ -151,7 +128,7 @@ mod tests {
 
     #[test]
     fn it_says_what_was_kept_and_what_was_broken() {
-        let look = Look { colours: false };
+        let look = Summary(Look::plain());
         let mut outcome = Outcome {
             committed: 200,
             published: 200,

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::error::chain;
 use crate::relay;
 use crate::source::bookkeeping::Abandoned;
-use crate::source::overview::{LedgerOverview, OldestPending, Overview};
+use crate::source::overview::{LedgerOverview, OldestPending, OpenTransaction, Overview};
 use crate::source::{Source, SourceError};
 
 /// All that there is to say.
@@ -47,6 +47,9 @@ pub(super) struct SourceStatus {
     /// Ledgers on the table that no relay keeps, of another name or source: what they lack is never settled. Null if
     /// that could not be read.
     pub(super) abandoned_ledgers: Option<Vec<AbandonedLedger>>,
+    /// Transactions that have written to the table and not ended, oldest first: what they have drawn shows when they
+    /// commit.
+    pub(super) open_transactions: Option<Vec<OpenTransactionStatus>>,
     /// Configured sinks, and others that have left a ledger or dead letters; by name.
     pub(super) sinks: Vec<SinkStatus>,
 }
@@ -62,6 +65,17 @@ pub(super) struct AbandonedLedger {
     pub(super) sink: String,
     /// Whether it speaks of another sequence than the table's: that relay is halted until `outbox-relay ledger reset`.
     pub(super) halted: bool,
+}
+
+/// A transaction that may own holes.
+#[derive(Debug, Serialize)]
+pub(super) struct OpenTransactionStatus {
+    /// Which one it is, in words.
+    pub(super) who: String,
+    /// Its backend; null if it is prepared.
+    pub(super) pid: Option<i32>,
+    /// Seconds since it began; null if the relay's user may not know.
+    pub(super) age_seconds: Option<f64>,
 }
 
 /// A lease.
@@ -101,7 +115,10 @@ pub(super) struct LedgerStatus {
     pub(super) pending: u64,
     /// Whether `pending` is all of them; false: counting stopped there.
     pub(super) pending_is_exact: bool,
-    /// The lowest of them; null if there is none.
+    /// How many `seq` were drawn that it lacks and that no event shows: of open transactions, or of rolled-back ones
+    /// that no relay has proven so yet. Null if the pending were not all counted.
+    pub(super) holes: Option<u64>,
+    /// The lowest of the pending; null if there is none.
     pub(super) oldest_pending: Option<OldestStatus>,
     /// When it was last stored.
     pub(super) last_flush: DateTime<Utc>,
@@ -186,6 +203,13 @@ impl SourceStatus {
             sequence_changed: Some(overview.sequence_changed),
             lease,
             abandoned_ledgers: None,
+            open_transactions: Some(
+                overview
+                    .open
+                    .iter()
+                    .map(|open| open_status(open, overview.at))
+                    .collect(),
+            ),
             sinks: sinks(config, name, overview),
         }
     }
@@ -223,14 +247,25 @@ fn sinks(config: &Config, source: &str, overview: &Overview) -> Vec<SinkStatus> 
         SinkStatus {
             sink: name.to_owned(),
             configured: configured.contains(name),
-            ledger: ledger.map(|ledger| ledger_status(ledger, overview.at)),
+            ledger: ledger.map(|ledger| ledger_status(ledger, overview)),
             dead_letters: overview.dead_letters.get(name).copied().unwrap_or(0),
         }
     };
     names.into_iter().map(status).collect()
 }
 
-fn ledger_status(ledger: &LedgerOverview, at: DateTime<Utc>) -> LedgerStatus {
+fn open_status(open: &OpenTransaction, at: DateTime<Utc>) -> OpenTransactionStatus {
+    OpenTransactionStatus {
+        who: open.to_string(),
+        pid: open.pid,
+        age_seconds: open
+            .began_at
+            .map(|began_at| seconds(at - began_at).max(0.0)),
+    }
+}
+
+fn ledger_status(ledger: &LedgerOverview, overview: &Overview) -> LedgerStatus {
+    let at = overview.at;
     let oldest = |oldest: &OldestPending| OldestStatus {
         seq: oldest.seq,
         created_at: oldest.created_at,
@@ -242,6 +277,7 @@ fn ledger_status(ledger: &LedgerOverview, at: DateTime<Utc>) -> LedgerStatus {
         ranges: ledger.delivered.len(),
         pending: ledger.pending,
         pending_is_exact: !ledger.uncounted,
+        holes: ledger.holes(overview.last_value),
         oldest_pending: ledger.oldest.as_ref().map(oldest),
         last_flush: ledger.stored_at,
         last_flush_seconds: seconds(at - ledger.stored_at),

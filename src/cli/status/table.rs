@@ -1,8 +1,12 @@
 //! A survey as an aligned table, for people.
 
-use crate::cli::columns::{Side, aligned};
+use crate::cli::columns::{Side, styled};
+use crate::cli::look::{Look, Style};
 
-use super::survey::{AbandonedLedger, LeaseStatus, LedgerStatus, SinkStatus, SourceStatus, Survey};
+use super::survey::{
+    AbandonedLedger, LeaseStatus, LedgerStatus, OpenTransactionStatus, SinkStatus, SourceStatus,
+    Survey,
+};
 
 const HEADER: [&str; 9] = [
     "SINK",
@@ -26,15 +30,16 @@ const SIDES: [Side; 9] = {
 const NOTHING: &str = "-";
 
 /// The whole text, a paragraph per source.
-pub(super) fn text(survey: &Survey) -> String {
-    let sources = survey.sources.iter().map(source);
+pub(super) fn text(survey: &Survey, look: Look) -> String {
+    let sources = survey.sources.iter().map(|it| source(it, look));
     sources.collect::<Vec<_>>().join("\n")
 }
 
-fn source(source: &SourceStatus) -> String {
-    let mut text = format!("source {}: {}\n", source.source, headline(source));
+fn source(source: &SourceStatus, look: Look) -> String {
+    let name = look.paint(Style::Bold, &source.source);
+    let mut text = format!("source {name}: {}\n", headline(source, look));
     if let Some(error) = source.error.as_ref().filter(|_| source.table.is_some()) {
-        text.push_str(&format!("  {error}\n"));
+        text.push_str(&format!("  {}\n", look.paint(Style::Red, error)));
     }
     if source.sequence_changed == Some(true) {
         text.push_str(&format!(
@@ -65,30 +70,74 @@ fn source(source: &SourceStatus) -> String {
     if !source.sinks.is_empty() {
         let mut rows = vec![HEADER.map(str::to_owned)];
         rows.extend(source.sinks.iter().map(row));
-        for line in aligned(SIDES, &rows) {
+        for line in styled(look, SIDES, &rows, style) {
             text.push_str(&format!("  {line}\n"));
         }
+    }
+    if let Some(holes) = holes(source) {
+        text.push_str(&format!("  {}\n", look.paint(Style::Yellow, &holes)));
     }
     text
 }
 
-fn headline(source: &SourceStatus) -> String {
+/// Dead letters and notes wait for somebody.
+fn style(column: usize, cell: &str) -> Option<Style> {
+    match HEADER[column] {
+        "DEAD LETTERS" if cell != "0" => Some(Style::Red),
+        "NOTE" => Some(Style::Yellow),
+        _ => None,
+    }
+}
+
+/// What was drawn and doesn't show, and who may have drawn it.
+fn holes(source: &SourceStatus) -> Option<String> {
+    let ledgers = source.sinks.iter().filter_map(|sink| sink.ledger.as_ref());
+    let most = ledgers.filter_map(|ledger| ledger.holes).max()?;
+    let holders: Vec<String> = source
+        .open_transactions
+        .iter()
+        .flatten()
+        .map(holder)
+        .collect();
+    match (most, holders.is_empty()) {
+        (0, _) => None,
+        (_, true) => Some(format!(
+            "{most} seq were drawn and have no event, and no transaction is open on the table: they were rolled back, or \
+             deleted; a relay that runs closes them"
+        )),
+        (_, false) => Some(format!(
+            "{most} seq were drawn and have no event; they may be held by {}",
+            holders.join(", ")
+        )),
+    }
+}
+
+fn holder(open: &OpenTransactionStatus) -> String {
+    match open.age_seconds {
+        Some(age) => format!("{} for {}", open.who, span(age)),
+        None => open.who.clone(),
+    }
+}
+
+fn headline(source: &SourceStatus, look: Look) -> String {
     let (Some(table), Some(last_value)) = (&source.table, source.last_value) else {
         let error = source.error.as_deref().unwrap_or("nothing could be read");
-        return if source.reachable {
+        let error = if source.reachable {
             error.to_owned()
         } else {
             format!("not reached: {error}")
         };
+        return look.paint(Style::Red, &error);
     };
     format!(
         "table {table}, last seq {last_value}, {}",
-        lease(source.lease.as_ref())
+        lease(source.lease.as_ref(), look)
     )
 }
 
-fn lease(lease: Option<&LeaseStatus>) -> String {
-    match lease {
+fn lease(lease: Option<&LeaseStatus>, look: Look) -> String {
+    let is_held = lease.is_some_and(|lease| lease.held);
+    let text = match lease {
         None => "no relay has held the lease yet".to_owned(),
         Some(lease) => match lease.expires_in_seconds {
             Some(left) if lease.held => format!("lease held by {} for {}", lease.owner, span(left)),
@@ -99,7 +148,9 @@ fn lease(lease: Option<&LeaseStatus>) -> String {
             ),
             None => format!("lease given up by {}, no relay is active", lease.owner),
         },
-    }
+    };
+    let style = if is_held { Style::Green } else { Style::Yellow };
+    look.paint(style, &text)
 }
 
 fn row(sink: &SinkStatus) -> [String; 9] {
@@ -177,6 +228,7 @@ mod tests {
                 created_at: None,
                 age_seconds: Some(3_725.0),
             }),
+            holes: Some(0),
             last_flush: DateTime::default(),
             last_flush_seconds: 2.25,
         }
@@ -220,7 +272,37 @@ holds the table back: outbox-relay ledger drop or rename
 
 source other: not reached: connection refused
 ";
-        assert_eq!(text(&survey), expected);
+        assert_eq!(text(&survey, Look::plain()), expected);
+        let coloured = text(&survey, Look::coloured());
+        assert!(
+            coloured.contains("\u{1b}[31mnot reached: connection refused\u{1b}[0m"),
+            "{coloured:?}"
+        );
+    }
+
+    #[test]
+    fn holes_are_named_with_their_holders() {
+        let mut behind = ledger(1, true);
+        behind.holes = Some(2);
+        let mut status = SourceStatus {
+            sinks: vec![sink("picks", true, Some(behind))],
+            ..SourceStatus::default()
+        };
+        let text = holes(&status).expect("holes");
+        assert!(text.contains("no transaction is open"), "{text}");
+        let open = |who: &str, age_seconds| OpenTransactionStatus {
+            who: who.into(),
+            pid: Some(7),
+            age_seconds,
+        };
+        status.open_transactions = Some(vec![
+            open("backend 7 (app)", Some(61.0)),
+            open("backend 8", None),
+        ]);
+        assert_eq!(
+            holes(&status).expect("holes"),
+            "2 seq were drawn and have no event; they may be held by backend 7 (app) for 1 m 1 s, backend 8"
+        );
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub(super) struct Admin {
     pub(super) listen: Option<String>,
     /// What a request that changes state must present. Default: none, and such requests are refused.
     pub(super) token: Option<Secret>,
-    /// Whether /healthz, /readyz and /status answer. Default true.
+    /// Whether /healthz, /readyz, /status and the status page (/) answer. Default true.
     pub(super) health: Option<bool>,
     /// Whether /metrics answers. Default true.
     pub(super) metrics: Option<bool>,

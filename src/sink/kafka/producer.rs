@@ -13,18 +13,21 @@
 //!
 //! The thread also ends producers, for that waits: the runtime's threads never do.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 use tokio::sync::oneshot;
 
 use super::doubts::Doubts;
+use super::firsts::{Firsts, Key, Turn};
 use super::record;
 use super::refusal::{self, Failure};
-use super::reports::Reports;
+use super::reports::{Answer, Luggage, Reports};
 use super::settings::{Settings, refused_setting};
 use crate::backoff::Backoff;
 use crate::error::{Meaning, PublishError};
@@ -65,10 +68,22 @@ struct Slot {
     /// begin again from the first that failed.
     is_broken: bool,
     producer: Option<Arc<Producer>>,
+    /// Which producer this is; reports of an earlier one come late.
+    number: u64,
+    firsts: Firsts<Parcel>,
     /// The producer takes nothing more, and is made anew when it has answered for what it holds.
     is_retiring: bool,
     is_closed: bool,
     complaint: Option<Complaint>,
+}
+
+/// A message as the client takes it, and who waits for its answer.
+#[derive(Debug)]
+struct Parcel {
+    topic: String,
+    message: Message,
+    headers: OwnedHeaders,
+    answer: Answer,
 }
 
 /// The worst that the client has said of its connections.
@@ -127,8 +142,8 @@ impl Line {
         Arc::clone(&self.waiting)
     }
 
-    /// Hands a message to the client, which never waits. Messages are published in the order of these calls, which
-    /// are made one at a time.
+    /// Hands a message to the client, which never waits, or holds it behind the first of its key. Messages of a key
+    /// are published in the order of these calls, which are made one at a time.
     pub(super) fn send(&self, topic: &str, message: &Message) -> Result<Sent, PublishError> {
         let headers = record::headers(message)?;
         if self.doubts.is_forbidden(topic) {
@@ -137,48 +152,115 @@ impl Line {
             ));
         }
         let (answer, sent) = oneshot::channel();
-        let mut record = BaseRecord::with_opaque_to(topic, Box::new(answer))
-            .payload(message.body.as_ref())
-            .headers(headers);
-        if let Some(key) = message.key() {
-            record = record.key(key);
-        }
         // Held while the client takes it, so that nothing is handed to a producer that was given up.
         let mut slot = self.slot();
         // Our own, and that of this message.
         slot.is_broken &= Arc::strong_count(&self.waiting) > 2;
         let takes_none = slot.is_broken || slot.is_retiring;
-        let Some(producer) = slot.producer.as_ref().filter(|_| !takes_none) else {
+        let Some(producer) = slot.producer.clone().filter(|_| !takes_none) else {
             slot.is_broken = true;
-            return Err(PublishError::unavailable("the Kafka producer is made anew"));
+            return Err(made_anew());
         };
-        let Err((error, _)) = producer.send(record) else {
+        let key = message.key().map(|key| slot.firsts.key(topic, key));
+        let turn = key.map_or(Turn::Goes, |key| slot.firsts.turn(key));
+        if let (Some(key), Turn::Waits) = (key, &turn) {
+            let parcel = Parcel {
+                topic: topic.to_owned(),
+                message: message.clone(),
+                headers,
+                answer,
+            };
+            slot.firsts.hold(key, parcel);
             return Ok(sent);
+        }
+        let first_of = key.filter(|_| turn == Turn::GoesFirst);
+        let luggage = Luggage { answer, first_of };
+        match hand_over(&producer, topic, message, headers, luggage) {
+            Ok(()) => {
+                if let Some(key) = first_of {
+                    slot.firsts.goes(key, VecDeque::new());
+                }
+                Ok(sent)
+            }
+            Err((error, _)) => {
+                drop(slot);
+                let error = self.refused_by_client(error, topic);
+                if error.meaning() == Meaning::Unavailable {
+                    self.give_up(&error.chain());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What waits behind the first message of a key goes: all of it if that was taken, the next one if it was not.
+    pub(super) fn first_ended(&self, number: u64, key: Key, was_taken: bool) {
+        let mut slot = self.slot();
+        let producer = slot.producer.clone();
+        let Some(producer) = producer.filter(|_| slot.number == number) else {
+            // It was given up, and so was what waited.
+            return;
         };
+        let mut behind = slot.firsts.ended(key, was_taken);
+        let first_of = (!was_taken).then_some(key);
+        let mut failed = Vec::new();
+        while let Some(parcel) = behind.pop_front() {
+            let Parcel {
+                topic,
+                message,
+                headers,
+                answer,
+            } = parcel;
+            let luggage = Luggage { answer, first_of };
+            match hand_over(&producer, &topic, &message, headers, luggage) {
+                Ok(()) if was_taken => {}
+                Ok(()) => {
+                    slot.firsts.goes(key, behind);
+                    break;
+                }
+                Err((error, answer)) => {
+                    let error = self.refused_by_client(error, &topic);
+                    let is_outage = error.meaning() == Meaning::Unavailable;
+                    failed.push((answer, error));
+                    if is_outage {
+                        // To be given up with the producer.
+                        slot.firsts.goes(key, behind);
+                        break;
+                    }
+                }
+            }
+        }
         drop(slot);
-        let failure = Failure {
+        for (answer, error) in failed {
+            if error.meaning() == Meaning::Unavailable {
+                self.give_up(&error.chain());
+            }
+            answer.send(Err(error)).ok();
+        }
+    }
+
+    fn refused_by_client(&self, error: KafkaError, topic: &str) -> PublishError {
+        refusal::by_client(Failure {
             error,
             is_alone: true,
             topic_was_there: self.doubts.has_taken(topic),
-        };
-        let error = refusal::by_client(failure);
-        if error.meaning() == Meaning::Unavailable {
-            self.give_up(&error.chain());
-        }
-        Err(error)
+        })
     }
 
     /// Hands nothing more to the present producer, if there is one, and purges what it holds.
     pub(super) fn give_up(&self, reason: &str) {
-        let producer = {
+        let (producer, held) = {
             let mut slot = self.slot();
             slot.is_broken = true;
             slot.is_retiring = false;
-            slot.producer.take()
+            (slot.producer.take(), slot.firsts.give_up())
         };
         if let Some(producer) = producer {
             tracing::warn!(reason, "the Kafka producer is given up and made anew");
             purge(&producer);
+        }
+        for parcel in held {
+            parcel.answer.send(Err(made_anew())).ok();
         }
     }
 
@@ -202,6 +284,7 @@ impl Line {
         let producer = {
             let mut slot = self.slot();
             slot.is_closed = true;
+            slot.firsts = Firsts::default();
             slot.producer.take()
         };
         self.closed.notify_all();
@@ -251,10 +334,13 @@ impl Line {
     fn make(self: &Arc<Self>, settings: &Settings) -> Result<Arc<Producer>, KafkaError> {
         let alone = self.doubts.begin();
         let client = settings.client(alone);
-        let reports = Reports::new(Arc::clone(self), alone);
+        let number = self.slot().number + 1;
+        let reports = Reports::new(Arc::clone(self), alone, number);
         let producer = Arc::new(Producer::from_config_and_context(&client, reports)?);
         let mut slot = self.slot();
         if !slot.is_closed {
+            slot.number = number;
+            slot.firsts = Firsts::default();
             slot.producer = Some(Arc::clone(&producer));
         }
         Ok(producer)
@@ -329,6 +415,28 @@ impl Line {
             .wait_timeout_while(slot, delay, |slot| !slot.is_closed);
         drop(waited);
     }
+}
+
+fn made_anew() -> PublishError {
+    PublishError::unavailable("the Kafka producer is made anew")
+}
+
+/// Has the client take a message; if it doesn't, the answer comes back.
+fn hand_over(
+    producer: &Producer,
+    topic: &str,
+    message: &Message,
+    headers: OwnedHeaders,
+    luggage: Luggage,
+) -> Result<(), (KafkaError, Answer)> {
+    let mut record = BaseRecord::with_opaque_to(topic, Box::new(luggage))
+        .payload(message.body.as_ref())
+        .headers(headers);
+    if let Some(key) = message.key() {
+        record = record.key(key);
+    }
+    let refused = producer.send(record);
+    refused.map_err(|(error, record)| (error, record.delivery_opaque.answer))
 }
 
 /// Has the client report on everything that it holds. Broker threads do their part in their own time: one that

@@ -9,12 +9,21 @@ use rdkafka::message::Message as _;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 use tokio::sync::oneshot;
 
+use super::firsts::Key;
 use super::producer::Line;
 use super::refusal::{self, Failure};
 use crate::error::{Meaning, PublishError};
 
-/// Where the answer about a message goes: what travels with it through the client.
+/// Where the answer about a message goes.
 pub(super) type Answer = oneshot::Sender<Result<(), PublishError>>;
+
+/// What travels with a message through the client.
+#[derive(Debug)]
+pub(super) struct Luggage {
+    pub(super) answer: Answer,
+    /// Others of this key wait for what becomes of it.
+    pub(super) first_of: Option<Key>,
+}
 
 /// Receives what one producer tells, on the thread that polls it.
 #[derive(Debug)]
@@ -23,18 +32,24 @@ pub(super) struct Reports {
     /// Whether each message is a batch of its own. This producer's, for what the next one does must not change how
     /// the rest of a refused batch is judged.
     sends_alone: bool,
+    /// Which of the line's producers it is, by number.
+    number: u64,
 }
 
 impl Reports {
-    pub(super) fn new(line: Arc<Line>, sends_alone: bool) -> Self {
-        Self { line, sends_alone }
+    pub(super) fn new(line: Arc<Line>, sends_alone: bool, number: u64) -> Self {
+        Self {
+            line,
+            sends_alone,
+            number,
+        }
     }
 }
 
 impl ProducerContext for Reports {
-    type DeliveryOpaque = Box<Answer>;
+    type DeliveryOpaque = Box<Luggage>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, waiting: Box<Answer>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, luggage: Box<Luggage>) {
         let doubts = self.line.doubts();
         let answer = match result {
             Ok(message) => {
@@ -61,8 +76,11 @@ impl ProducerContext for Reports {
                 Err(error)
             }
         };
+        if let Some(key) = luggage.first_of {
+            self.line.first_ended(self.number, key, answer.is_ok());
+        }
         // Nobody waits any more if the pipeline has ended.
-        waiting.send(answer).ok();
+        luggage.answer.send(answer).ok();
     }
 }
 

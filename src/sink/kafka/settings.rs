@@ -13,8 +13,8 @@ const DEFAULTS: [(&str, &str); 10] = [
     // Requests to one broker at a time. A broker checks the order of a producer's batches from the first that it has
     // stored in the partition: if it refuses a producer's very first (too large, too few replicas), it may take what
     // is in flight behind it. Batches fill meanwhile: five at a time were a quarter faster, with a broker next door.
-    // Not enough for a first batch of fewer than five messages: the client has the next one ready behind it, and
-    // sends that even after a fatal error.
+    // Not enough by itself: the client has the next one ready behind a small one, and sends that even after a fatal
+    // error (`firsts.rs`).
     ("max.in.flight", "1"),
     // The client waits this long for company before it sends a batch. While a request is on its way the next batch
     // fills anyway, so waiting buys little and costs each lone event its latency.

@@ -45,10 +45,7 @@ pub(super) async fn inspect(
     mode: Mode,
 ) -> Result<Facts, SourceError> {
     let Some(table) = table(link, names, columns).await? else {
-        return Err(SourceError::Migrate(format!(
-            "there is no table {}: run `outbox-relay migrate` (or `run --migrate`)",
-            names.table
-        )));
+        return Err(no_table(&names.table));
     };
     table.check(names, columns)?;
     check_version(link, names).await?;
@@ -250,6 +247,12 @@ impl Table {
         ];
         refused(names, refusals)
     }
+}
+
+pub(super) fn no_table(table: &str) -> SourceError {
+    SourceError::Migrate(format!(
+        "there is no table {table}: run `outbox-relay migrate` (or `run --migrate`)"
+    ))
 }
 
 fn refused<const N: usize>(

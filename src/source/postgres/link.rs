@@ -6,6 +6,7 @@ use futures::TryStreamExt as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
+use crate::error::BoxError;
 use crate::source::SourceError;
 
 /// How long connecting may take.
@@ -80,13 +81,29 @@ impl Link {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
         }
-        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.connect());
-        let connection = connecting
-            .await
-            .map_err(|_| timed_out(action, CONNECT_TIMEOUT))?
-            .map_err(|error| failed(action, error))?;
+        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.connect()).await;
+        let connection = match connecting {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return Err(self.not_connected(action, Failed(error).into())),
+            Err(_) => return Err(self.not_connected(action, no_answer(CONNECT_TIMEOUT))),
+        };
         self.generation += 1;
         Ok(connection)
+    }
+
+    fn not_connected(&self, action: &'static str, source: BoxError) -> SourceError {
+        let options = &self.options;
+        let server = match options.get_socket() {
+            Some(socket) => socket.display().to_string(),
+            None => format!("{}:{}", options.get_host(), options.get_port()),
+        };
+        let database = options.get_database().unwrap_or(options.get_username());
+        let place = format!("{server}, database {database}");
+        let error = NotConnected { place, source };
+        SourceError::Database {
+            action,
+            source: error.into(),
+        }
     }
 
     async fn connect(&mut self) -> Result<PgConnection, sqlx::Error> {
@@ -184,13 +201,58 @@ fn is_refused_setting(error: &sqlx::Error) -> bool {
 pub(super) fn failed(action: &'static str, error: sqlx::Error) -> SourceError {
     SourceError::Database {
         action,
-        source: error.into(),
+        source: Failed(error).into(),
     }
+}
+
+/// Whether a table that a statement names is not there, or no longer.
+pub(super) fn is_undefined_table(error: &SourceError) -> bool {
+    let SourceError::Database { source, .. } = error else {
+        return false;
+    };
+    let failed = source.downcast_ref::<Failed>();
+    let code = failed.and_then(|Failed(error)| error.as_database_error()?.code());
+    code.is_some_and(|code| code == "42P01")
+}
+
+/// Why a statement failed, in the server's words. The client's own text adds a line of the server's source code.
+#[derive(Debug)]
+struct Failed(sqlx::Error);
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.as_database_error() {
+            Some(error) => f.write_str(error.message()),
+            None => self.0.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Failed {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self.0.as_database_error() {
+            Some(_) => None,
+            None => self.0.source(),
+        }
+    }
+}
+
+/// A connection that could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot connect to PostgreSQL at {place}")]
+struct NotConnected {
+    place: String,
+    #[source]
+    source: BoxError,
 }
 
 fn timed_out(action: &'static str, limit: Duration) -> SourceError {
     SourceError::Database {
         action,
-        source: format!("no answer within {limit:?}").into(),
+        source: no_answer(limit),
     }
+}
+
+fn no_answer(limit: Duration) -> BoxError {
+    format!("no answer within {limit:?}").into()
 }

@@ -22,6 +22,9 @@ const MIGRATIONS: &[(&str, &str)] = &[(
     include_str!("../../../migrations/postgres/0001_relay.sql"),
 )];
 
+/// The doorbell among a table's triggers.
+const TRIGGER: &str = "tgname = 'outbox_relay_ring'";
+
 const OUTBOX: &str = include_str!("../../../migrations/postgres/outbox.sql");
 const DOORBELL: &str = include_str!("../../../migrations/postgres/doorbell.sql");
 const GRANTS: &str = include_str!("../../../migrations/postgres/grants.sql");
@@ -52,8 +55,10 @@ pub async fn migrate(config: &config::Postgres) -> Result<Vec<String>, SourceErr
     script.push_str(&relay_tables(&names, installed, &mut done));
     // Writers that use two-phase commit can't PREPARE after a NOTIFY: they get no trigger.
     if config.mode != Mode::Poll && !holds(&mut link, &has_doorbell_sql(&names)).await? {
+        let renewed = holds(&mut link, &has_trigger_sql(&names)).await?;
+        let verb = if renewed { "renewed" } else { "installed" };
         script.push_str(&doorbell(&names));
-        done.push(format!("the doorbell of {} installed", names.table));
+        done.push(format!("the doorbell of {} {verb}", names.table));
     }
     link.query(MIGRATE, script, |_| Ok(())).await?;
     inspect::inspect(&mut link, &names, &config.columns, config.mode).await?;
@@ -154,10 +159,20 @@ fn exists_sql(table_literal: &str) -> String {
     format!("to_regclass({table_literal}) IS NOT NULL")
 }
 
+/// Whether there is a doorbell of any version.
+fn has_trigger_sql(names: &Names) -> String {
+    format!(
+        "EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass({}) AND {TRIGGER})",
+        names.table_literal()
+    )
+}
+
+/// Whether there is a doorbell as it is installed now. The one of before tries the lock in its function instead of its
+/// condition: where another table's is new, and with it the function that they share, it would always ring.
 fn has_doorbell_sql(names: &Names) -> String {
     format!(
-        "EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass({}) \
-         AND tgname = 'outbox_relay_ring')",
+        "EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass({}) AND {TRIGGER} \
+         AND tgqual IS NOT NULL)",
         names.table_literal()
     )
 }

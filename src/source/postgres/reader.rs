@@ -19,7 +19,7 @@ use super::holders::{holder, holders_sql};
 use super::holes::{Holes, MAX_HOLES, Question};
 use super::homes::void_sql;
 use super::inspect::Facts;
-use super::link::Link;
+use super::link::{Link, is_undefined_table};
 use super::sql::{self, Names};
 use crate::ledger::RangeSet;
 use crate::sabotage::{self, Sabotage};
@@ -341,17 +341,4 @@ impl Reader for PostgresReader {
     fn holes(&self) -> usize {
         self.holes.len()
     }
-}
-
-/// Whether a table that a statement names is no longer there: dropped or renamed.
-fn is_undefined_table(error: &SourceError) -> bool {
-    let SourceError::Database { source, .. } = error else {
-        return false;
-    };
-    let database = source
-        .downcast_ref::<sqlx::Error>()
-        .and_then(sqlx::Error::as_database_error);
-    database
-        .and_then(|error| error.code())
-        .is_some_and(|code| code == "42P01")
 }

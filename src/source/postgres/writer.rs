@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::link::Link;
+use super::inspect::no_table;
+use super::link::{Link, is_undefined_table};
 use super::sql::{Names, literal, quoted};
 use crate::config;
 use crate::enqueue::NewEvent;
@@ -66,7 +67,10 @@ impl EventWriter for Writer {
     async fn write(&mut self, event: &NewEvent) -> Result<Uuid, SourceError> {
         let id = Uuid::now_v7();
         let sql = self.insert_sql(id, event);
-        self.link.query(INSERT, sql, |_| Ok(())).await?;
-        Ok(id)
+        match self.link.query(INSERT, sql, |_| Ok(())).await {
+            Ok(()) => Ok(id),
+            Err(error) if is_undefined_table(&error) => Err(no_table(&self.table)),
+            Err(error) => Err(error),
+        }
     }
 }

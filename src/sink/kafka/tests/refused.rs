@@ -168,3 +168,17 @@ async fn a_topic_that_does_not_exist_is_a_rejection() {
     assert_eq!(failed(&outcomes, Meaning::Rejected), [1]);
     assert!(failed(&outcomes, Meaning::Unavailable).is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_key_goes_behind_a_producers_very_first_batch_until_that_was_taken() {
+    let cluster = cluster(1);
+    let options = [("batch.num.messages", "2"), ("linger.ms", "50")];
+    let mut sink = sink(&cluster, &options).await;
+    // Once: what the client has ready behind it is taken, as by a broker that has nothing of this producer yet.
+    cluster.request_errors(RDKafkaApiKey::Produce, &[TOO_LARGE]);
+    let one_key = (1..=20).map(|seq| message(TOPIC, 7 * seq));
+    let outcomes = send(&mut sink, one_key).await;
+    let left = failed(&outcomes, Meaning::Unavailable);
+    assert!(deliver(&mut sink, left).await.is_empty());
+    assert_complete(&cluster, (1..=20).map(|seq| 7 * seq));
+}

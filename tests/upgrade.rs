@@ -1,0 +1,114 @@
+//! Tables of a former version: a relay goes on with them, `migrate` renews them under writers and under a relay that
+//! runs, and nothing is lost or sent twice.
+
+use std::time::Duration;
+
+use crate::notify::await_armed;
+use crate::support::database::Database;
+use crate::support::nats;
+use crate::support::relay::{Relay, run};
+use crate::support::settings::Settings;
+use crate::support::stream::Stream;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// The tables as the first version made them.
+const FORMER: &str = include_str!("upgrade/one.sql");
+
+/// Whether the doorbell is the one of today.
+const RENEWED: &str =
+    "SELECT tgqual IS NOT NULL FROM pg_trigger WHERE tgname = 'outbox_relay_ring'";
+
+/// What `migrate` says.
+fn migrated(settings: &Settings) -> String {
+    let ended = run(settings, &["migrate"]);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    ended.stdout
+}
+
+/// Of the ids that were committed, in the order of `seq`.
+async fn committed(database: &Database) -> Vec<String> {
+    let ids: String = database
+        .value("SELECT string_agg(id::text, ' ' ORDER BY seq) FROM outbox")
+        .await;
+    ids.split(' ').map(str::to_owned).collect()
+}
+
+async fn delivered(stream: &Stream, count: u64) -> Vec<String> {
+    let deliveries = stream.await_len(count, SOON).await;
+    deliveries.iter().map(|one| one.id.to_string()).collect()
+}
+
+#[tokio::test]
+async fn tables_of_the_former_version_are_renewed_and_nothing_is_lost_or_sent_twice() {
+    let database = Database::fresh().await;
+    let stream = Stream::create_forgetful(&nats::shared()).await;
+    let settings = Settings::of(&database)
+        .set("sources.main.mode", "notify")
+        .set("sources.main.poll_interval", "10m")
+        .set("sources.main.fallback_interval", "10m")
+        .set("sources.main.after_delivery", "mark")
+        .publishing_to(&stream);
+    database.execute(FORMER).await;
+
+    // As it was: ledgers, dead letters of nobody, events with and without.
+    database.insert("Before", Some("key"), 20).await;
+    let relay = Relay::ready(&settings).await;
+    delivered(&stream, 20).await;
+    await_armed(&database).await;
+    database.insert("Rung", Some("key"), 5).await;
+    delivered(&stream, 25).await;
+    relay.stop().await;
+    assert!(!database.value::<bool>(RENEWED).await);
+    database.insert("Between", Some("key"), 7).await;
+
+    let said = migrated(&settings);
+    assert!(
+        said.contains("the doorbell of \"outbox\" renewed"),
+        "{said}"
+    );
+    assert!(database.value::<bool>(RENEWED).await);
+    let said = migrated(&settings);
+    assert!(!said.contains("doorbell"), "once is enough: {said}");
+
+    let relay = Relay::ready(&settings).await;
+    delivered(&stream, 32).await;
+    await_armed(&database).await;
+    database.insert("After", Some("key"), 5).await;
+    assert_eq!(delivered(&stream, 37).await, committed(&database).await);
+    relay.stop().await;
+    assert_eq!(stream.len().await, 37, "nothing twice");
+}
+
+#[tokio::test]
+async fn a_relay_and_writers_go_on_while_the_tables_are_renewed() {
+    let database = Database::fresh().await;
+    let stream = Stream::create_forgetful(&nats::shared()).await;
+    let settings = Settings::of(&database)
+        .set("sources.main.mode", "notify")
+        .set("sources.main.poll_interval", "10m")
+        .set("sources.main.fallback_interval", "10m")
+        .publishing_to(&stream);
+    database.execute(FORMER).await;
+    let relay = Relay::ready(&settings).await;
+    await_armed(&database).await;
+    let writers = async {
+        for _ in 0..50 {
+            database.insert("During", Some("key"), 2).await;
+        }
+    };
+    let renewal = async {
+        delivered(&stream, 10).await;
+        let settings = settings.clone();
+        let migrating = tokio::task::spawn_blocking(move || migrated(&settings));
+        migrating.await.expect("it ends")
+    };
+    let ((), said) = tokio::join!(writers, renewal);
+    assert!(said.contains("renewed"), "{said}");
+    delivered(&stream, 100).await;
+    await_armed(&database).await;
+    database.insert("Last", Some("key"), 1).await;
+    assert_eq!(delivered(&stream, 101).await, committed(&database).await);
+    relay.stop().await;
+    assert_eq!(stream.len().await, 101, "nothing twice");
+}

@@ -410,11 +410,7 @@ async fn without_a_token_the_page_says_how_to_get_one_and_only_this_machine_read
             if (path, status) == ("/events", 200) {
                 continue; // it has no end
             }
-            assert_eq!(
-                relay.ask(request).await.status,
-                status,
-                "{path} of {host}"
-            );
+            assert_eq!(relay.ask(request).await.status, status, "{path} of {host}");
         }
     }
     let page = relay.ask(Request::get("/")).await;

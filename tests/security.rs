@@ -8,11 +8,11 @@ use uuid::Uuid;
 
 use crate::support::database::{Database, connect};
 use crate::support::eventually::eventually;
+use crate::support::http::Request;
 use crate::support::kafka::Listeners;
 use crate::support::nats::{self, PrivateNats};
 use crate::support::proxy::ELSEWHERE;
 use crate::support::rabbitmq;
-use crate::support::http::Request;
 use crate::support::relay::{Relay, migrate, run, run_by_environment};
 use crate::support::settings::Settings;
 use crate::support::stream::Stream;

@@ -57,6 +57,32 @@ impl Roles {
     async fn connect(&self, role: &str) -> PgConnection {
         connect(&self.url(role)).await.expect("the role may log in")
     }
+
+    /// Neither may do the other's work, nor more than its own.
+    async fn are_kept_apart(&self) {
+        let mut app = self.connect(&self.app).await;
+        for sql in [
+            "SELECT FROM outbox",
+            "UPDATE outbox SET payload = '{}'",
+            "DELETE FROM outbox",
+            "INSERT INTO outbox (seq, event_type, payload) OVERRIDING SYSTEM VALUE VALUES (7, 'a', '{}')",
+            "SELECT nextval('outbox_seq_seq')",
+            "SELECT FROM outbox_ledger",
+            "UPDATE outbox_lease SET expires_at = now()",
+        ] {
+            is_denied(&mut app, sql).await;
+        }
+        let mut relay = self.connect(&self.relay).await;
+        for sql in [
+            "INSERT INTO outbox (event_type, payload) VALUES ('a', '{}')",
+            "UPDATE outbox SET payload = '{}'",
+            "SELECT setval('outbox_seq_seq', 1)",
+            "TRUNCATE outbox",
+            "DROP TABLE outbox_ledger",
+        ] {
+            is_denied(&mut relay, sql).await;
+        }
+    }
 }
 
 async fn insert(app: &mut PgConnection, event_type: &str, count: i64) {
@@ -91,27 +117,7 @@ async fn a_relay_needs_no_more_than_is_granted() {
     let database = &roles.database;
     let own = settings(&roles.url(&roles.relay));
     let mut app = roles.connect(&roles.app).await;
-    for sql in [
-        "SELECT FROM outbox",
-        "UPDATE outbox SET payload = '{}'",
-        "DELETE FROM outbox",
-        "INSERT INTO outbox (seq, event_type, payload) OVERRIDING SYSTEM VALUE VALUES (7, 'a', '{}')",
-        "SELECT nextval('outbox_seq_seq')",
-        "SELECT FROM outbox_ledger",
-        "UPDATE outbox_lease SET expires_at = now()",
-    ] {
-        is_denied(&mut app, sql).await;
-    }
-    let mut relay = roles.connect(&roles.relay).await;
-    for sql in [
-        "INSERT INTO outbox (event_type, payload) VALUES ('a', '{}')",
-        "UPDATE outbox SET payload = '{}'",
-        "SELECT setval('outbox_seq_seq', 1)",
-        "TRUNCATE outbox",
-        "DROP TABLE outbox_ledger",
-    ] {
-        is_denied(&mut relay, sql).await;
-    }
+    roles.are_kept_apart().await;
 
     let done = |arguments: &[&str]| {
         let ended = run(&own, arguments);

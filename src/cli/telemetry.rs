@@ -14,8 +14,9 @@ pub(super) enum LogFormat {
     Json,
 }
 
-/// RabbitMQ's client warns of each message that comes back, and shows its payload.
-const SILENT: &str = "lapin::returned_messages=off";
+/// RabbitMQ's client warns of each message that comes back, and shows its payload; below `info` it shows every frame, the
+/// one with the password too.
+const SILENT: &str = "lapin=info,lapin::io_loop=off,lapin::returned_messages=off";
 
 /// Starts logging: this program at `level` and its clients at `warn`, or as `RUST_LOG` says.
 pub(super) fn init(format: LogFormat, level: &str) {
@@ -24,7 +25,7 @@ pub(super) fn init(format: LogFormat, level: &str) {
     // What becomes of its connections and messages the sink says itself.
     let filter = filter.unwrap_or_else(|| {
         EnvFilter::new(format!(
-            "{level},sqlx=warn,async_nats=warn,lapin=off,{SILENT}"
+            "{level},sqlx=warn,async_nats=warn,{SILENT},lapin=off"
         ))
     });
     let builder = tracing_subscriber::fmt()

@@ -151,11 +151,6 @@ impl Relay {
         .await;
     }
 
-    /// The port of its endpoints.
-    pub(crate) fn port(&self) -> u16 {
-        self.admin
-    }
-
     /// Puts another configuration in the place of its own, at once and whole, as a deploy does. It keeps its endpoints.
     pub(crate) fn rewrite(&self, settings: &Settings) {
         self.rewrite_as(&with_admin(settings, self.admin));

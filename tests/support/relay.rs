@@ -200,6 +200,11 @@ impl Relay {
         Some(serde_json::from_str(&answer.body).expect("JSON"))
     }
 
+    /// Where its endpoints listen, on 127.0.0.1.
+    pub(crate) fn port(&self) -> u16 {
+        self.admin
+    }
+
     /// The answer of an endpoint, if there is one.
     pub(crate) async fn get(&self, path: &str) -> Option<http::Answer> {
         http::get(self.admin, path).await

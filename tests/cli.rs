@@ -8,7 +8,7 @@ use crate::support::nats;
 use crate::support::port;
 use crate::support::private_server::PrivateServer;
 use crate::support::process::Signal;
-use crate::support::relay::{Relay, migrate, run, run_alone};
+use crate::support::relay::{PROGRAM, Relay, migrate, run, run_alone};
 use crate::support::settings::Settings;
 use crate::support::stream::Stream;
 
@@ -35,6 +35,19 @@ fn check_is_offline_unless_told() {
     for text in [&ended.stdout, &ended.stderr] {
         assert!(!text.contains("s3cr3t-word"), "a password: {ended:#?}");
     }
+}
+
+#[test]
+fn who_reads_no_further_hears_no_complaint() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let ended = std::process::Command::new(PROGRAM)
+        .arg("schema")
+        .stdout(writer)
+        .output()
+        .expect("the program starts");
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert_eq!(String::from_utf8_lossy(&ended.stderr), "");
 }
 
 #[test]

@@ -105,7 +105,7 @@ async fn at_a_million_rows_every_statement_that_touches_the_outbox_uses_its_inde
         .iter()
         .filter(|plan| plan.contains("WITH fact AS") && !plan.contains("AS range"));
     let (sorts, ordered): (Vec<&&str>, Vec<&&str>) = reads.partition(|plan| plan.contains("Sort"));
-    assert!(ordered.len() >= 5, "the reads without a hole were seen");
+    assert!(!ordered.is_empty(), "a read without a hole was seen");
     assert!(
         sorts.is_empty(),
         "{} reads that sort, one is:\n{}",

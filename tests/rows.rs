@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sqlx::Executor;
+
 use crate::support::database::Database;
 use crate::support::eventually::eventually;
 use crate::support::nats;
@@ -95,5 +97,50 @@ async fn bytes_are_read_rightly_whatever_form_the_role_wants_them_in() {
     let relay = Relay::ready(&settings).await;
     let deliveries = stream.await_len(1, SOON).await;
     assert_eq!(deliveries[0].body[..], b"\x00\xff\\a"[..]);
+    relay.stop().await;
+}
+
+/// `id` is the name of one column in the table and of another one in the relay.
+#[tokio::test]
+async fn a_seq_that_is_called_id_is_in_order_all_the_same() {
+    let database = Database::fresh().await;
+    let stream = Stream::create_forgetful(&nats::shared()).await;
+    let settings = Settings::of(&database)
+        .set("sources.main.columns.seq", "id")
+        .set("sources.main.columns.id", "event_id")
+        .set("sources.main.batch_size", 100)
+        .publishing_to(&stream);
+    database
+        .execute(
+            "CREATE TABLE outbox (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, \
+             event_id uuid NOT NULL UNIQUE DEFAULT gen_random_uuid(), event_type text NOT NULL, aggregate_type text, \
+             aggregate_id text, payload jsonb NOT NULL, headers jsonb, \
+             created_at timestamptz NOT NULL DEFAULT now(), sent_at timestamptz)",
+        )
+        .await;
+    migrate(&settings);
+    // A hole of many rows, and many rows behind it: more of one key than are kept, so that some are fetched again.
+    let mut held = database.connect().await;
+    let insert = |first: i64, last: i64| {
+        format!(
+            "INSERT INTO outbox (event_type, aggregate_id, payload) \
+             SELECT 'Placed', 'key', json_build_object('n', n) FROM generate_series({first}, {last}) n"
+        )
+    };
+    held.execute("BEGIN").await.expect("begin");
+    held.execute(sqlx::AssertSqlSafe(insert(1, 200)))
+        .await
+        .expect("rows");
+    database.execute(&insert(201, 500)).await;
+    let relay = Relay::ready(&settings).await;
+    let order = async |count: u64| -> Vec<i64> {
+        let deliveries = stream.await_len(count, SOON).await;
+        deliveries.iter().map(|d| d.number("n")).collect()
+    };
+    let mut expected: Vec<i64> = (201..=500).collect();
+    assert_eq!(order(300).await, expected);
+    held.execute("COMMIT").await.expect("commit");
+    expected.extend(1..=200);
+    assert_eq!(order(500).await, expected);
     relay.stop().await;
 }

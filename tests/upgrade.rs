@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use sqlx::Executor;
+
 use crate::notify::await_armed;
 use crate::support::database::Database;
 use crate::support::nats;
@@ -111,4 +113,76 @@ async fn a_relay_and_writers_go_on_while_the_tables_are_renewed() {
     assert_eq!(delivered(&stream, 101).await, committed(&database).await);
     relay.stop().await;
     assert_eq!(stream.len().await, 101, "nothing twice");
+}
+
+#[tokio::test]
+async fn a_doorbell_that_can_not_be_renewed_rings_on() {
+    let database = Database::fresh().await;
+    let stream = Stream::create_forgetful(&nats::shared()).await;
+    let settings = Settings::of(&database)
+        .set("sources.main.mode", "notify")
+        .set("sources.main.poll_interval", "10m")
+        .set("sources.main.fallback_interval", "10m")
+        .publishing_to(&stream);
+    database.execute(FORMER).await;
+    database
+        .execute("ALTER TABLE outbox ENABLE ALWAYS TRIGGER outbox_relay_ring")
+        .await;
+    let mut held = database.connect().await;
+    held.execute("BEGIN; INSERT INTO outbox (event_type, payload) VALUES ('Held', '{}')")
+        .await
+        .expect("an open transaction");
+    let said = migrated(&settings);
+    assert!(said.contains("stays"), "{said}");
+    assert!(!database.value::<bool>(RENEWED).await);
+    held.execute("COMMIT").await.expect("commit");
+    let relay = Relay::ready(&settings).await;
+    delivered(&stream, 1).await;
+    await_armed(&database).await;
+    database.insert("Rung", Some("key"), 1).await;
+    delivered(&stream, 2).await;
+
+    // The next time it can, and rings for replicas' writers as before.
+    let said = migrated(&settings);
+    assert!(said.contains("renewed"), "{said}");
+    let always = "SELECT tgenabled = 'A' FROM pg_trigger WHERE tgname = 'outbox_relay_ring'";
+    assert!(database.value::<bool>(RENEWED).await && database.value::<bool>(always).await);
+    await_armed(&database).await;
+    let mut replica = database.connect().await;
+    replica
+        .execute(
+            "SET session_replication_role = replica; \
+             INSERT INTO outbox (event_type, payload) VALUES ('Rung', '{}')",
+        )
+        .await
+        .expect("a replica's writer");
+    delivered(&stream, 3).await;
+    relay.stop().await;
+}
+
+/// Tools that change a table by copying it copy its triggers as they are written.
+#[tokio::test]
+async fn a_doorbell_of_another_table_is_none() {
+    let database = Database::fresh().await;
+    let settings = Settings::of(&database)
+        .set("sources.main.mode", "notify")
+        .set("sinks.lines.type", "stdout");
+    migrated(&settings);
+    let copied: String = database
+        .value("SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'outbox_relay_ring'")
+        .await;
+    database
+        .execute(&format!(
+            "CREATE TABLE former (LIKE outbox); DROP TRIGGER outbox_relay_ring ON outbox; {}",
+            copied.replace("'outbox'::regclass", "'former'::regclass")
+        ))
+        .await;
+    let ended = run(&settings, &["check", "--connect"]);
+    assert!(ended.code != Some(0), "{ended:#?}");
+    let said = format!("{}{}", ended.stdout, ended.stderr);
+    assert!(said.contains("has no doorbell"), "{said}");
+    let said = migrated(&settings);
+    assert!(said.contains("installed"), "{said}");
+    let ended = run(&settings, &["check", "--connect"]);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
 }

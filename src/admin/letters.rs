@@ -153,7 +153,7 @@ async fn discard(
 ) -> Answer<Done> {
     letters.access.may_act(&headers)?;
     let Named { sink, ids } = &named(&body)?;
-    let done = letters.of(&source)?.discard(ids).await?;
+    let done = letters.of(&source)?.discard(sink, ids).await?;
     letters.was_done(&source, sink, done, "discarded");
     Ok(Json(Done { done, gone: 0 }))
 }

@@ -53,6 +53,7 @@ impl Owners {
         is_watched: impl Fn() -> bool,
     ) {
         loop {
+            let mut seen = BTreeMap::new();
             if is_watched() {
                 let config = Arc::clone(&config.borrow());
                 let asked = config
@@ -60,9 +61,10 @@ impl Owners {
                     .keys()
                     .map(async |name| Some((name.clone(), Owner::of(ask(&config, name).await?))));
                 let answers = futures::future::join_all(asked).await;
-                let seen = answers.into_iter().flatten().collect();
-                *self.0.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+                seen.extend(answers.into_iter().flatten());
             }
+            // Nobody is shown what was so when somebody last watched.
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = seen;
             tokio::time::sleep(INTERVAL).await;
         }
     }

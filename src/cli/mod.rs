@@ -190,11 +190,18 @@ fn failed(failure: Failure) -> Exit {
             }
             Exit::Config
         }
+        // Whoever read the results has seen enough: `| head`.
+        Failure::Other(error) if is_broken_pipe(&*error) => Exit::Failure,
         Failure::Other(error) => {
             say_error(&format!("error: {}", chain(&*error)));
             Exit::Failure
         }
     }
+}
+
+fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// A line of results.

@@ -1,6 +1,8 @@
 //! How far a command that takes a while has come: a bar on standard error if that is a terminal, else nothing.
 
-use indicatif::{ProgressBar, ProgressStyle};
+use std::fmt::Write;
+
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 /// The bar redraws itself 20 times a second at most, however often it steps.
 #[derive(Debug)]
@@ -13,9 +15,15 @@ impl Progress {
             // Hidden by itself where standard error is no terminal.
             let bar = ProgressBar::new(steps);
             let template =
-                format!("{{bar:40}} {{human_pos}}/{{human_len}} {what}, {{per_sec}}, {{eta}} left");
+                format!("{{bar:40}} {{human_pos}}/{{human_len}} {what}, {{rate}}/s, {{eta}} left");
             match ProgressStyle::with_template(&template) {
-                Ok(style) => bar.with_style(style.progress_chars("=> ")),
+                Ok(style) => bar.with_style(style.progress_chars("=> ").with_key(
+                    "rate",
+                    |state: &ProgressState, out: &mut dyn Write| {
+                        // Whoever draws has no use for an error, either.
+                        write!(out, "{:.0}", state.per_sec()).ok();
+                    },
+                )),
                 Err(_) => bar,
             }
         });

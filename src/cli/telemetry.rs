@@ -14,20 +14,15 @@ pub(super) enum LogFormat {
     Json,
 }
 
-/// RabbitMQ's client warns of each message that comes back, and shows its payload; below `info` it shows every frame, the
-/// one with the password too.
-const SILENT: &str = "lapin=info,lapin::io_loop=off,lapin::returned_messages=off";
+/// RabbitMQ's client warns of each message that comes back, and shows its payload.
+const SILENT: &str = "lapin::io_loop=off,lapin::returned_messages=off";
 
 /// Starts logging: this program at `level` and its clients at `warn`, or as `RUST_LOG` says.
 pub(super) fn init(format: LogFormat, level: &str) {
     let filter = std::env::var(EnvFilter::DEFAULT_ENV).ok();
-    let filter = filter.and_then(|text| EnvFilter::try_new(format!("{text},{SILENT}")).ok());
-    // What becomes of its connections and messages the sink says itself.
-    let filter = filter.unwrap_or_else(|| {
-        EnvFilter::new(format!(
-            "{level},sqlx=warn,async_nats=warn,{SILENT},lapin=off"
-        ))
-    });
+    let filter = filter.and_then(|text| EnvFilter::try_new(discreet(&text)).ok());
+    let filter = filter
+        .unwrap_or_else(|| EnvFilter::new(discreet(&format!("{level},sqlx=warn,async_nats=warn"))));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -35,5 +30,46 @@ pub(super) fn init(format: LogFormat, level: &str) {
     match format {
         LogFormat::Pretty => builder.with_target(false).init(),
         LogFormat::Json => builder.json().init(),
+    }
+}
+
+/// Directives without what nobody may see: below `info` RabbitMQ's client shows every frame, the one with the password
+/// too. Unless it is named it says nothing: what becomes of its connections and messages the sink says itself.
+fn discreet(directives: &str) -> String {
+    let mut said = vec!["lapin=off".to_owned()];
+    said.extend(directives.split(',').map(|directive| {
+        let (target, level) = directive.split_once('=').unwrap_or((directive, ""));
+        let harmless = ["off", "error", "warn", "info"];
+        let is_harmless = harmless.contains(&level.trim().to_ascii_lowercase().as_str());
+        if target.trim().starts_with("lapin") && !is_harmless {
+            format!("{target}=info")
+        } else {
+            directive.to_owned()
+        }
+    }));
+    said.push(SILENT.to_owned());
+    said.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_that_shows_passwords_says_what_is_harmless_at_most() {
+        for (given, kept) in [
+            ("trace", "lapin=off,trace"),
+            ("lapin", "lapin=off,lapin=info"),
+            ("lapin=trace", "lapin=off,lapin=info"),
+            ("lapin=5", "lapin=off,lapin=info"),
+            (
+                "info, lapin::channel=DEBUG",
+                "lapin=off,info, lapin::channel=info",
+            ),
+            ("lapin=error", "lapin=off,lapin=error"),
+            ("lapin=off,sqlx=debug", "lapin=off,lapin=off,sqlx=debug"),
+        ] {
+            assert_eq!(discreet(given), format!("{kept},{SILENT}"), "{given}");
+        }
     }
 }

@@ -71,16 +71,14 @@ impl SourceTask {
                 return Ok(());
             };
             let outcome = match inspected {
-                Ok(()) => {
-                    // What goes missing later is no reason to take the other sources along.
-                    at_start = false;
-                    self.session(&mut config, &mut backoff, &stop).await
-                }
+                Ok(()) => self.session(&mut config, &mut backoff, &stop).await,
+                Err(error @ SourceError::Migrate(_)) if at_start => return Err(error),
                 Err(error) => Err(error),
             };
+            // What is missing later is no reason to take the other sources along.
+            at_start = false;
             let delay = match outcome {
                 Ok(End::Stopped) => return Ok(()),
-                Err(error @ SourceError::Migrate(_)) if at_start => return Err(error),
                 outcome => self.pause_after(outcome, &mut backoff),
             };
             // A new configuration may be what was missing.

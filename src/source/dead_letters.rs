@@ -38,8 +38,8 @@ pub trait DeadLetters: Send + Sync {
     /// only; otherwise the next one does. Letters whose row is gone stay.
     async fn retry(&self, sink: &str, ids: &[i64]) -> Result<Retry, SourceError>;
 
-    /// Removes letters for good; returns how many there were.
-    async fn discard(&self, ids: &[i64]) -> Result<u64, SourceError>;
+    /// Removes letters of a sink for good; returns how many there were.
+    async fn discard(&self, sink: &str, ids: &[i64]) -> Result<u64, SourceError>;
 }
 
 /// Which letters are meant: those that satisfy everything that is given.

@@ -15,7 +15,7 @@ use super::settings::Settings;
 use super::temporary::TemporaryFolder;
 
 /// The built binary.
-const PROGRAM: &str = env!("CARGO_BIN_EXE_outbox-relay");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_outbox-relay");
 
 /// The relay's configuration file.
 const FILE: &str = "outbox.toml";

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::{Pages, Row};
 use crate::Result;
 
-/// Rows per page, and pages that wait: what was fastest of 500, 1,000 and 2,000, and of 1, 4 and 8.
+/// Rows per page, and pages that wait: enough that publishing never waits for reading.
 const PAGE: i64 = 1_000;
 const AHEAD: usize = 4;
 

@@ -123,7 +123,7 @@ async fn through(pile: &mut Pile, act: Act, total: u64) -> Result<Done, (Done, B
         for (sink, ids) in by_sink(letters) {
             let acted = match act {
                 Act::Retry => retry(pile, &sink, &ids, &mut done.gone).await,
-                Act::Discard => pile.letters.discard(&ids).await.map_err(Into::into),
+                Act::Discard => pile.letters.discard(&sink, &ids).await.map_err(Into::into),
             };
             match acted {
                 Ok(0) => {}

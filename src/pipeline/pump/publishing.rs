@@ -166,7 +166,9 @@ impl Pump {
             self.order == KeyOrder::Gated,
             "a sink that keeps order is always ready"
         );
-        Box::pin(self.stack.clone().oneshot(event))
+        // What was asked may be remembered, and is what must be asked again.
+        let next = self.stack.clone();
+        Box::pin(std::mem::replace(&mut self.stack, next).oneshot(event))
     }
 
     /// Acts on an attempt that has ended, and on those that have ended meanwhile: answers come in crowds, and looking at

@@ -183,6 +183,8 @@ impl Line {
                 Ok(sent)
             }
             Err((error, _)) => {
+                // While the slot is ours, for the last one to let go of a producer waits for it.
+                drop(producer);
                 drop(slot);
                 let error = self.refused_by_client(error, topic);
                 if error.meaning() == Meaning::Unavailable {

@@ -162,15 +162,16 @@ impl Postgres {
     async fn discard_in(
         &self,
         connection: &mut PgConnection,
+        sink: &str,
         ids: &[i64],
     ) -> Result<u64, sqlx::Error> {
         let sql = format!(
-            "DELETE FROM {} WHERE {OWN} AND id = ANY ($3)",
+            "DELETE FROM {} WHERE {OWN} AND sink = $3 AND id = ANY ($4)",
             self.letters_table()
         );
         let query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
-        let query = query.bind(&self.relay).bind(&self.name).bind(ids);
-        Ok(query.execute(connection).await?.rows_affected())
+        let query = query.bind(&self.relay).bind(&self.name).bind(sink);
+        Ok(query.bind(ids).execute(connection).await?.rows_affected())
     }
 }
 
@@ -239,12 +240,12 @@ impl DeadLetters for Postgres {
         Ok(outcome)
     }
 
-    async fn discard(&self, ids: &[i64]) -> Result<u64, SourceError> {
+    async fn discard(&self, sink: &str, ids: &[i64]) -> Result<u64, SourceError> {
         let mut link = self.link.lock().await;
         let mut connection = link.checkout(DISCARD).await?;
         let discarded = limited(DISCARD, async {
             connection.execute(BEGIN).await?;
-            let discarded = self.discard_in(&mut connection, ids).await?;
+            let discarded = self.discard_in(&mut connection, sink, ids).await?;
             connection.execute("COMMIT").await?;
             Ok(discarded)
         })

@@ -5,7 +5,7 @@ use sqlx::postgres::PgRow;
 
 use super::columns::{check_columns, columns_of};
 use super::link::Link;
-use super::migrate::VERSION;
+use super::migrate::{RINGS, VERSION};
 use super::rows::PayloadType;
 use super::sql::{self, Names};
 use crate::config::{Columns, Mode};
@@ -116,7 +116,7 @@ fn table_sql(names: &Names, columns: &Columns) -> String {
          AS in_a_tree, row_security_active(c.oid) AS row_security, \
          EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srrelid = c.oid) AS subscribed, \
          EXISTS (SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid WHERE t.tgrelid = c.oid \
-         AND p.proname = 'outbox_relay_ring' AND t.tgenabled IN ('O', 'A')) AS rings, \
+         AND p.proname = 'outbox_relay_ring' AND t.tgenabled IN ('O', 'A') AND {RINGS}) AS rings, \
          a.attidentity::text AS identity, (SELECT format('%I.%I', o.nspname, q.relname) FROM pg_class q \
          JOIN pg_namespace o ON o.oid = q.relnamespace WHERE q.oid = s.seqrelid) AS sequence, \
          CASE WHEN NOT has_sequence_privilege(s.seqrelid, 'SELECT') THEN quote_ident(current_user) END \

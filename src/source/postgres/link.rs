@@ -1,5 +1,6 @@
 //! One connection that is made when it is needed and dropped when it fails.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
@@ -207,12 +208,16 @@ pub(super) fn failed(action: &'static str, error: sqlx::Error) -> SourceError {
 
 /// Whether a table that a statement names is not there, or no longer.
 pub(super) fn is_undefined_table(error: &SourceError) -> bool {
+    refusal(error).is_some_and(|code| code == "42P01")
+}
+
+/// The code by which the server says that it won't do a statement.
+pub(super) fn refusal(error: &SourceError) -> Option<Cow<'_, str>> {
     let SourceError::Database { source, .. } = error else {
-        return false;
+        return None;
     };
-    let failed = source.downcast_ref::<Failed>();
-    let code = failed.and_then(|Failed(error)| error.as_database_error()?.code());
-    code.is_some_and(|code| code == "42P01")
+    let Failed(error) = source.downcast_ref()?;
+    error.as_database_error()?.code()
 }
 
 /// Why a statement failed, in the server's words. The client's own text adds a line of the server's source code.

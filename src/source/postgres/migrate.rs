@@ -5,9 +5,10 @@
 use sqlx::Row as _;
 
 use super::inspect;
-use super::link::Link;
+use super::link::{Link, refusal};
 use super::sql::{self, Names};
 use crate::config::{self, Mode};
+use crate::error::chain;
 use crate::source::SourceError;
 
 const MIGRATE: &str = "cannot migrate the tables";
@@ -24,6 +25,11 @@ const MIGRATIONS: &[(&str, &str)] = &[(
 
 /// The doorbell among a table's triggers.
 const TRIGGER: &str = "tgname = 'outbox_relay_ring'";
+
+/// That a trigger's lock is that of the table it is on: a tool that copies tables with their triggers leaves that of the
+/// original in the condition, which then never rings. Without the condition it always is.
+pub(super) const RINGS: &str = "(tgqual IS NULL OR position(quote_literal(tgrelid::regclass::text) || '::regclass' \
+     IN pg_get_expr(tgqual, tgrelid)) > 0)";
 
 const OUTBOX: &str = include_str!("../../../migrations/postgres/outbox.sql");
 const DOORBELL: &str = include_str!("../../../migrations/postgres/doorbell.sql");
@@ -54,16 +60,44 @@ pub async fn migrate(config: &config::Postgres) -> Result<Vec<String>, SourceErr
     }
     script.push_str(&relay_tables(&names, installed, &mut done));
     // Writers that use two-phase commit can't PREPARE after a NOTIFY: they get no trigger.
-    if config.mode != Mode::Poll && !holds(&mut link, &has_doorbell_sql(&names)).await? {
-        let renewed = holds(&mut link, &has_trigger_sql(&names)).await?;
-        let verb = if renewed { "renewed" } else { "installed" };
+    let rings = config.mode == Mode::Poll || holds(&mut link, &has_doorbell_sql(&names)).await?;
+    let is_old = !rings && holds(&mut link, &rings_sql(&names)).await?;
+    if !rings && !is_old {
         script.push_str(&doorbell(&names));
-        done.push(format!("the doorbell of {} {verb}", names.table));
+        done.push(format!("the doorbell of {} installed", names.table));
     }
     link.query(MIGRATE, script, |_| Ok(())).await?;
+    if is_old {
+        done.push(renew(&mut link, &names).await?);
+    }
     inspect::inspect(&mut link, &names, &config.columns, config.mode).await?;
     link.close().await;
     Ok(done)
+}
+
+/// Renews a doorbell of a former version, which rings as well and only costs more: so this neither waits for long, for
+/// new writers wait behind it, nor fails a relay that is about to start.
+async fn renew(link: &mut Link, names: &Names) -> Result<String, SourceError> {
+    let mut script = format!("{LOCK}; SET LOCAL lock_timeout = '1s'; {}", doorbell(names));
+    // To be renewed it is replaced, which forgets that it rings for writers that are replicas, too.
+    let always = format!("{} AND tgenabled = 'A')", trigger_sql(names));
+    if holds(link, &always).await? {
+        script.push_str(&format!(
+            "ALTER TABLE {} ENABLE ALWAYS TRIGGER outbox_relay_ring;",
+            names.table
+        ));
+    }
+    let table = &names.table;
+    match link.query(MIGRATE, script, |_| Ok(())).await {
+        Ok(()) => Ok(format!("the doorbell of {table} renewed")),
+        // The lock was not to be had, or the role may not.
+        Err(error) if refusal(&error).is_some() => Ok(format!(
+            "the doorbell of {table} is of a former version and stays ({}): it works, and costs writers more; run \
+             migrate as the table's owner while no long transaction is open",
+            chain(&error)
+        )),
+        Err(error) => Err(error),
+    }
 }
 
 /// The version of the relay's tables, 0 if there are none.
@@ -160,19 +194,19 @@ fn exists_sql(table_literal: &str) -> String {
 }
 
 /// Whether there is a doorbell of any version.
-fn has_trigger_sql(names: &Names) -> String {
-    format!(
-        "EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass({}) AND {TRIGGER})",
-        names.table_literal()
-    )
+fn rings_sql(names: &Names) -> String {
+    format!("{} AND {RINGS})", trigger_sql(names))
 }
 
-/// Whether there is a doorbell as it is installed now. The one of before tries the lock in its function instead of its
-/// condition: where another table's is new, and with it the function that they share, it would always ring.
+/// Whether there is a doorbell as it is installed now. The one of before tries the lock in its function alone.
 fn has_doorbell_sql(names: &Names) -> String {
+    format!("{} AND tgqual IS NOT NULL AND {RINGS})", trigger_sql(names))
+}
+
+/// That there is our trigger; to be closed by a bracket.
+fn trigger_sql(names: &Names) -> String {
     format!(
-        "EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass({}) AND {TRIGGER} \
-         AND tgqual IS NOT NULL)",
+        "EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass({}) AND {TRIGGER}",
         names.table_literal()
     )
 }

@@ -254,7 +254,7 @@ impl Reader for PostgresReader {
         let names = &self.names;
         let wanted = sql::int8_array(seqs.iter().copied());
         let rows = format!(
-            "SELECT {event} FROM {table} WHERE {seq} = ANY ({wanted}) ORDER BY {seq}",
+            "SELECT {event} FROM {table} WHERE {seq} = ANY ({wanted}) ORDER BY seq",
             event = names.columns.event,
             table = names.table,
             seq = names.columns.seq,

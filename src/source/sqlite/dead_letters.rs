@@ -203,13 +203,13 @@ impl DeadLetters for Sqlite {
         Ok(outcome)
     }
 
-    async fn discard(&self, ids: &[i64]) -> Result<u64, SourceError> {
-        let sql = "DELETE FROM outbox_dead_letter WHERE relay = ? AND source = ? \
+    async fn discard(&self, sink: &str, ids: &[i64]) -> Result<u64, SourceError> {
+        let sql = "DELETE FROM outbox_dead_letter WHERE relay = ? AND source = ? AND sink = ? \
              AND id IN (SELECT value FROM json_each(?))";
         let mut link = self.link.lock().await;
         let mut connected = link.checkout(DISCARD).await?;
         let query = sqlx::query(sql).bind(&self.relay).bind(&self.name);
-        let query = query.bind(format!("{ids:?}"));
+        let query = query.bind(sink).bind(format!("{ids:?}"));
         let done = limited(DISCARD, query.execute(&mut connected.connection)).await?;
         link.give_back(connected);
         Ok(done.rows_affected())

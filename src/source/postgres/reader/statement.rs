@@ -20,6 +20,7 @@ impl PostgresReader {
         let names = &self.names;
         let (table, seq, event) = (&names.table, &names.columns.seq, &names.columns.event);
         let mut parts = Vec::new();
+        // By the name that the rows have here: the column's own may be that of another one here, `id` for one.
         if !ranges.is_empty() {
             // Each range is an index scan of its own on the primary key.
             let firsts = sql::int8_array(ranges.iter().map(|(first, _)| *first));
@@ -27,7 +28,7 @@ impl PostgresReader {
             parts.push(format!(
                 "(SELECT hole.* FROM unnest({firsts}, {ends}) AS range (first, past) CROSS JOIN LATERAL \
                  (SELECT {event} FROM {table} WHERE {seq} >= range.first AND {seq} < range.past \
-                 ORDER BY {seq} LIMIT {limit}) AS hole ORDER BY seq LIMIT {limit})"
+                 ORDER BY seq LIMIT {limit}) AS hole ORDER BY seq LIMIT {limit})"
             ));
         }
         if self.holes.len() >= MAX_HOLES {
@@ -35,7 +36,7 @@ impl PostgresReader {
             parts.push(format!("(SELECT {event} FROM {table} WHERE false)"));
         } else {
             parts.push(format!(
-                "(SELECT {event} FROM {table} WHERE {seq} > {} ORDER BY {seq} LIMIT {limit})",
+                "(SELECT {event} FROM {table} WHERE {seq} > {} ORDER BY seq LIMIT {limit})",
                 self.cursor
             ));
         }

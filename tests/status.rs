@@ -129,6 +129,29 @@ async fn pending_events_are_exact_while_the_relay_runs_and_after_it_was_killed()
 }
 
 #[tokio::test]
+async fn what_was_rolled_back_last_is_not_pending() {
+    let database = Database::fresh().await;
+    let settings = Settings::of(&database).set("sinks.events.type", "mock");
+    migrate(&settings);
+    database.insert("Kept", Some("key"), 1).await;
+    database
+        .execute(
+            "BEGIN; INSERT INTO outbox (event_type, payload) SELECT 'Undone', '{}' FROM generate_series(1, 5); ROLLBACK",
+        )
+        .await;
+    let relay = Relay::ready(&settings).await;
+    relay
+        .await_metric("outbox_events_published_total", &[], SOON, |count| {
+            count == 1.0
+        })
+        .await;
+    relay
+        .await_metric("outbox_pending_events", &[], SOON, |pending| pending == 0.0)
+        .await;
+    relay.stop().await;
+}
+
+#[tokio::test]
 async fn the_json_has_the_documented_fields_and_the_table_the_same_figures() {
     let database = Database::fresh().await;
     let settings = Settings::of(&database).set("sinks.events.type", "mock");

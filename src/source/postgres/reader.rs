@@ -150,13 +150,18 @@ impl PostgresReader {
         }
         Batch {
             more,
-            unread: self.unread_up_to(rows.last_value),
+            // After a read of all, what is beyond the last row has not committed, and may have been rolled back.
+            unread: if more || self.holes.len() >= MAX_HOLES {
+                self.unread_up_to(rows.last_value)
+            } else {
+                0
+            },
             events: rows.events,
             closed,
         }
     }
 
-    /// Holes may turn out to be events, too; as a rule they were rolled back.
+    /// At most: what was rolled back is counted, too.
     fn unread_up_to(&self, last_value: i64) -> u64 {
         last_value.abs_diff(self.cursor.min(last_value))
     }

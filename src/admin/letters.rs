@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::token::{Access, Refusal};
 use crate::config::Config;
@@ -34,12 +34,22 @@ const MAX_IDS: usize = 1_000;
 /// Bytes that such a request may have.
 const MAX_BODY: usize = 64 * 1024;
 
-/// What the handlers need.
+/// Requests that are served at a time. Each has a connection to a database of its own.
+const MAX_AT_ONCE: usize = 4;
+
+/// What the handlers need. Clones are the same.
 #[derive(Debug, Clone)]
 pub(super) struct Letters {
-    pub(super) access: Access,
-    pub(super) config: watch::Receiver<Arc<Config>>,
-    pub(super) status: Status,
+    access: Access,
+    config: watch::Receiver<Arc<Config>>,
+    status: Status,
+    turns: Arc<Semaphore>,
+}
+
+/// The dead letters of a source, for one request.
+struct Table {
+    letters: Box<dyn DeadLetters>,
+    _turn: OwnedSemaphorePermit,
 }
 
 /// Letters of a source.
@@ -110,9 +120,10 @@ async fn list(
     letters.access.may_read(&headers)?;
     let after = after(uri.query())?;
     let table = letters.of(&source)?;
-    let through = table.last_id().await?;
+    let through = table.letters.last_id().await?;
     let span = Span { after, through };
-    let page = table.page(&Selection::default(), span, PAGE).await?;
+    let which = Selection::default();
+    let page = table.letters.page(&which, span, PAGE).await?;
     Ok(Json(Listing {
         next_after: page.looked_through.filter(|id| *id < through),
         dead_letters: page.letters.into_iter().map(LetterLine::of).collect(),
@@ -129,7 +140,7 @@ async fn retry(
     let Named { sink, ids } = &named(&body)?;
     let table = letters.of(&source)?;
     letters.is_fed(&source, sink)?;
-    let outcome = table.retry(sink, ids).await?;
+    let outcome = table.letters.retry(sink, ids).await?;
     let Retry::Done { retried, gone } = outcome else {
         let reason = match outcome {
             Retry::NoLedger => format!("the sink {sink} has no ledger for source {source} yet"),
@@ -153,19 +164,40 @@ async fn discard(
 ) -> Answer<Done> {
     letters.access.may_act(&headers)?;
     let Named { sink, ids } = &named(&body)?;
-    let done = letters.of(&source)?.discard(sink, ids).await?;
+    let table = letters.of(&source)?;
+    let done = table.letters.discard(sink, ids).await?;
     letters.was_done(&source, sink, done, "discarded");
     Ok(Json(Done { done, gone: 0 }))
 }
 
 impl Letters {
-    fn of(&self, source: &str) -> Result<Box<dyn DeadLetters>, Failure> {
+    pub(super) fn new(
+        access: Access,
+        config: watch::Receiver<Arc<Config>>,
+        status: Status,
+    ) -> Self {
+        Self {
+            access,
+            config,
+            status,
+            turns: Arc::new(Semaphore::new(MAX_AT_ONCE)),
+        }
+    }
+
+    fn of(&self, source: &str) -> Result<Table, Failure> {
         let config = Arc::clone(&self.config.borrow());
         if !config.sources.contains_key(source) {
             let reason = format!("there is no source {source} in the configuration");
             return Err(Failure::new(StatusCode::NOT_FOUND, reason));
         }
-        Ok(relay::dead_letters(&config, source)?)
+        let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() else {
+            let reason = format!("{MAX_AT_ONCE} such requests are served already: try again");
+            return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, reason));
+        };
+        Ok(Table {
+            letters: relay::dead_letters(&config, source)?,
+            _turn: turn,
+        })
     }
 
     /// Refuses to put events into ledgers that nobody delivers from.

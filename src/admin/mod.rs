@@ -133,11 +133,7 @@ fn page_routes(
     let access = Access::of(admin);
     let feed = Feed::new(status.clone(), config.clone(), access.clone(), stop.clone());
     tokio::spawn(feed.clone().run());
-    let letters = Letters {
-        access: access.clone(),
-        config,
-        status,
-    };
+    let letters = Letters::new(access.clone(), config, status);
     page::routes()
         .route("/events", get(async move || feed.subscribe()))
         .merge(letters::routes(letters))

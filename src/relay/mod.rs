@@ -15,6 +15,7 @@ mod roster;
 mod session;
 mod sinks;
 mod supervisor;
+mod thread;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

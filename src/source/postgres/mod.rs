@@ -185,10 +185,13 @@ impl Source for Postgres {
         lease: &LeaseId,
         delivered: &RangeSet,
     ) -> Result<Box<dyn Reader>, SourceError> {
+        // Of the inspection before the lease. A connection that is made here would end with the pipeline's thread, and
+        // the one of `link` is everybody's.
+        let facts = self.facts.lock().await.clone();
         Ok(Box::new(reader::PostgresReader::new(reader::Task {
             options: self.options.clone(),
             names: Arc::clone(&self.names),
-            facts: self.inspected().await?,
+            facts: facts.ok_or(SourceError::Changed)?,
             lease: lease.clone(),
             delivered,
             idle_wait: match self.mode {

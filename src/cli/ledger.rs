@@ -165,9 +165,7 @@ fn line(config: &Config, entry: &LedgerEntry) -> [String; 8] {
 }
 
 fn is_configured(config: &Config, ledger: &LedgerName) -> bool {
-    let sink = config.sinks.get(&ledger.sink);
-    ledger.relay == config.relay.name
-        && sink.is_some_and(|sink| sink.inputs.contains(&ledger.source))
+    ledger.relay == config.relay.name && config.feeds(&ledger.source, &ledger.sink)
 }
 
 /// The one ledger that is meant.

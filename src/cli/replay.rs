@@ -158,7 +158,7 @@ fn source<'a>(config: &'a Config, args: &'a Args) -> Result<&'a str, BoxError> {
         .into());
     };
     match (&args.source, sink.inputs.as_slice()) {
-        (Some(source), inputs) if !inputs.contains(source) => Err(format!(
+        (Some(source), _) if !sink.is_fed_by(source) => Err(format!(
             "--source: source {source} feeds no sink {} in the configuration, so that nobody would deliver its events",
             args.sink
         )

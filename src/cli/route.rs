@@ -123,7 +123,7 @@ impl Explanation {
         let event = event(args);
         let fed = |sink: &&Sink| {
             let source = args.source.as_ref();
-            source.is_none_or(|source| sink.inputs.contains(source))
+            source.is_none_or(|source| sink.is_fed_by(source))
         };
         let sinks = config.sinks.values().filter(fed);
         Self {

@@ -15,6 +15,7 @@ mod availability;
 mod contents;
 mod document;
 mod environment;
+mod feeding;
 mod finding;
 mod interpolate;
 mod layers;

@@ -1,6 +1,6 @@
 //! `dead-letters list`.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::SecondsFormat;
 use serde::Serialize;
 
 use super::selection::Which;
@@ -8,9 +8,9 @@ use crate::cli::columns::{Side, aligned};
 use crate::cli::look::Look;
 use crate::cli::say;
 use crate::config::Config;
+use crate::dead_letters::LetterLine;
 use crate::error::BoxError;
 use crate::excerpt::printable;
-use crate::source::dead_letters::Letter;
 
 const HEADER: [&str; 9] = [
     "ID", "SOURCE", "SINK", "SEQ", "TYPE", "KEY", "ATTEMPTS", "SINCE", "REASON",
@@ -35,21 +35,6 @@ struct Listing {
     dead_letters: Vec<LetterLine>,
     /// Whether there are more than were asked for.
     more: bool,
-}
-
-/// A letter.
-#[derive(Debug, Serialize)]
-struct LetterLine {
-    id: i64,
-    source: String,
-    sink: String,
-    seq: i64,
-    event_type: String,
-    /// Null: the event has no key.
-    aggregate_id: Option<String>,
-    attempts: i64,
-    dead_at: DateTime<Utc>,
-    reason: String,
 }
 
 pub(super) async fn run(
@@ -116,20 +101,4 @@ fn cells(letter: &LetterLine) -> [String; 9] {
         letter.dead_at.to_rfc3339_opts(SecondsFormat::Secs, true),
         printable(&letter.reason),
     ]
-}
-
-impl LetterLine {
-    fn of(source: &str, letter: Letter) -> Self {
-        Self {
-            id: letter.id,
-            source: source.to_owned(),
-            sink: letter.sink,
-            seq: letter.seq,
-            event_type: letter.event_type,
-            aggregate_id: letter.aggregate_id,
-            attempts: letter.attempts,
-            dead_at: letter.dead_at,
-            reason: letter.reason,
-        }
-    }
 }

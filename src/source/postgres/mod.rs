@@ -24,6 +24,7 @@ mod settle;
 mod sql;
 mod starts;
 mod store;
+mod trigger;
 mod writer;
 
 use std::collections::BTreeMap;

@@ -12,7 +12,7 @@ use super::Sqlite;
 use super::holding::{Evidence, Newest};
 use super::lease::ttl_millis;
 use super::rows::stored_id;
-use super::settle::Record;
+use super::settled::Record;
 use super::sql::{NOW_MILLIS, ranges};
 use super::table::Table;
 use crate::config;

@@ -31,6 +31,7 @@ mod reader;
 mod replay;
 mod rows;
 mod settle;
+mod settled;
 mod shape;
 mod sql;
 mod store;

@@ -6,9 +6,10 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 use uuid::Uuid;
 
-use super::link::limited;
+use super::link::{Connected, limited};
 use super::migrate;
 use super::sql::{NOW_MILLIS, ranges};
+use super::starts::Marked;
 use super::table::Table;
 use super::{Source as _, Sqlite};
 use crate::config::Start;
@@ -98,12 +99,17 @@ impl Sqlite {
 
     async fn reset_in(
         &self,
-        connection: &mut SqliteConnection,
+        connected: &mut Connected,
         start: Start,
+        marked: Option<&Marked>,
     ) -> Result<Vec<(String, RangeSet)>, sqlx::Error> {
+        let file = connected.file.number();
+        let connection = &mut connected.connection;
         connection.execute("BEGIN IMMEDIATE").await?;
         let table = self.told_apart(connection).await?;
-        let delivered = self.delivered_at_start(connection, start, &table).await?;
+        let marked = marked.filter(|marked| marked.is_of(&table, file));
+        let delivered = self.delivered_at_start(connection, start, &table, marked);
+        let delivered = delivered.await?;
         // What starts at the oldest row without sent_at has nothing but marked rows below it.
         let marked = if start == Start::Unsettled {
             delivered.clone()
@@ -188,9 +194,13 @@ impl Bookkeeping for Sqlite {
     async fn reset(&self, start: Start) -> Result<Vec<(String, RangeSet)>, SourceError> {
         // Inspected anew: the table may be another by now.
         self.inspect().await?;
+        let marked = match start {
+            Start::Unsettled => self.look_up_marked().await?,
+            Start::Earliest | Start::Latest => None,
+        };
         let mut link = self.link.lock().await;
         let mut connected = link.checkout(RESET).await?;
-        let reset = self.reset_in(&mut connected.connection, start);
+        let reset = self.reset_in(&mut connected, start, marked.as_ref());
         let ledgers = limited(RESET, reset).await?;
         link.give_back(connected);
         Ok(ledgers)

@@ -34,6 +34,7 @@ mod settle;
 mod settled;
 mod shape;
 mod sql;
+mod starts;
 mod store;
 mod table;
 #[cfg(test)]
@@ -53,6 +54,7 @@ use self::holding::{Evidence, Holding};
 use self::link::Link;
 use self::settle::SqliteSettler;
 use self::sql::Names;
+use self::starts::Marked;
 use super::overview::{Overview, Ownership};
 use super::{
     Grant, LeaseId, LedgerStore, Reader, Settler, SinkStart, Source, SourceError, StoredLedger,
@@ -77,6 +79,8 @@ pub struct Sqlite {
     retention: Option<Duration>,
     /// For the lease. Readers and ledger stores have connections of their own.
     link: Mutex<Link>,
+    /// What was looked up for the next holding of the lease.
+    marked: Mutex<Option<Marked>>,
     /// The newest holding of the lease.
     newest_holding: std::sync::Mutex<Option<Holding>>,
 }
@@ -95,6 +99,7 @@ impl Sqlite {
             after_delivery: source.after_delivery,
             retention: source.retention,
             link: Mutex::new(Link::new(&sqlite.path)),
+            marked: Mutex::new(None),
             newest_holding: std::sync::Mutex::new(None),
         }
     }
@@ -135,6 +140,12 @@ impl Source for Sqlite {
         // A session begins with the file that is there now.
         link.close().await;
         inspect::inspect(&mut link, &self.names).await
+    }
+
+    async fn prepare(&self, sinks: &[SinkStart]) -> Result<(), SourceError> {
+        let marked = self.marked_before_lease(sinks).await?;
+        *self.marked.lock().await = marked;
+        Ok(())
     }
 
     async fn acquire(&self, sinks: &[SinkStart]) -> Result<Option<Grant>, SourceError> {

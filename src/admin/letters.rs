@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::token::{Access, Refusal};
-use crate::config::Config;
+use crate::config::{Config, NoSource};
 use crate::dead_letters::{LetterLine, NotRetried, check_delivered, retried};
 use crate::error::chain;
 use crate::relay;
@@ -174,10 +174,7 @@ impl Letters {
 
     fn of(&self, source: &str) -> Result<Table, Failure> {
         let config = Arc::clone(&self.config.borrow());
-        if !config.sources.contains_key(source) {
-            let reason = format!("there is no source {source} in the configuration");
-            return Err(Failure::new(StatusCode::NOT_FOUND, reason));
-        }
+        config.source(source)?;
         let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() else {
             let reason = format!("{MAX_AT_ONCE} such requests are served already: try again");
             return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, reason));
@@ -246,6 +243,12 @@ impl From<Refusal> for Failure {
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
         Self::new(StatusCode::BAD_GATEWAY, chain(&error))
+    }
+}
+
+impl From<NoSource> for Failure {
+    fn from(error: NoSource) -> Self {
+        Self::new(StatusCode::NOT_FOUND, error.to_string())
     }
 }
 

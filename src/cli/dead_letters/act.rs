@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::selection::{Pile, Which};
 use crate::cli::progress::Progress;
-use crate::cli::say;
+use crate::cli::{number_of, say};
 use crate::config::Config;
 use crate::dead_letters::{check_delivered, retried};
 use crate::error::BoxError;
@@ -140,11 +140,7 @@ async fn retry(pile: &Pile, sink: &str, ids: &[i64], gone: &mut u64) -> Result<u
 
 fn tell(act: Act, source: &str, counts: &Counts, dry_run: bool) -> Result<(), BoxError> {
     for (sink, count) in counts {
-        let letters = if *count == 1 {
-            "1 dead letter".to_owned()
-        } else {
-            format!("{count} dead letters")
-        };
+        let letters = number_of(*count, "dead letter");
         let what = match (act, dry_run) {
             (Act::Retry, false) => "to be delivered again",
             (Act::Retry, true) => "would be delivered again",

@@ -40,7 +40,7 @@ struct Listing {
 pub(super) async fn run(
     config: &Config,
     which: &Which,
-    limit: usize,
+    limit: u64,
     json: bool,
 ) -> Result<(), BoxError> {
     let listing = listing(config, which, limit).await?;
@@ -63,7 +63,8 @@ pub(super) async fn run(
     Ok(())
 }
 
-async fn listing(config: &Config, which: &Which, limit: usize) -> Result<Listing, BoxError> {
+async fn listing(config: &Config, which: &Which, limit: u64) -> Result<Listing, BoxError> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let mut dead_letters = Vec::new();
     for mut pile in which.piles(config).await? {
         while let Some(letters) = pile.next().await? {

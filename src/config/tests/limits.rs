@@ -83,6 +83,19 @@ fn sources() {
 }
 
 #[test]
+fn a_long_name_of_a_table_is_only_too_long_for_postgres() {
+    let table = "x".repeat(64);
+    check_after(
+        &format!("[sources.c]\ntype = 'sqlite'\npath = 'c.db'\ntable = '{table}'\n"),
+        if cfg!(feature = "sqlite") {
+            &[]
+        } else {
+            &[("sources.c.type", 7, "made without the feature")]
+        },
+    );
+}
+
+#[test]
 fn sinks() {
     check_after(
         "inputs = ['a', 'aa', '']\nstart = 'now'\nmax_in_flight = 0\nmax_in_flight_bytes = '1B'\nmax_parked = 0\n\

@@ -56,6 +56,7 @@ use self::settle::SqliteSettler;
 use self::sql::Names;
 use self::starts::Marked;
 use super::overview::{Overview, Ownership};
+use super::settling::Agenda;
 use super::{
     Grant, LeaseId, LedgerStore, Reader, Settler, SinkStart, Source, SourceError, StoredLedger,
 };
@@ -190,10 +191,9 @@ impl Source for Sqlite {
             relay: self.relay.clone(),
             source: self.name.clone(),
             lease: lease.clone(),
-            after_delivery: self.after_delivery,
-            retention: self.retention,
         };
-        let settler = SqliteSettler::new(Link::new(&self.path), task);
+        let agenda = Agenda::new(self.after_delivery, self.retention);
+        let settler = SqliteSettler::new(Link::new(&self.path), task, agenda);
         Ok(Some(Box::new(settler)))
     }
 

@@ -12,13 +12,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Executor as _};
-use tokio::time::Instant;
 
 use super::link::{Link, limited};
-use super::settled::{Progress, Record};
+use super::settled::{Record, progress};
 use super::sql::Names;
-use crate::config::AfterDelivery;
-use crate::ledger::{MAX_STORED_RANGES, RangeSet};
+use crate::ledger::RangeSet;
+use crate::source::settling::{Action, Agenda, Progress, Step};
 use crate::source::{LeaseId, Settled, Settler, SourceError};
 
 const SETTLE: &str = "cannot settle events";
@@ -26,20 +25,12 @@ const SETTLE: &str = "cannot settle events";
 /// Rows looked at per step: writers wait for as long as it takes.
 const STEP_ROWS: usize = 5_000;
 
-/// The longest pause between two looks for rows that have become too old.
-const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Ranges remembered in memory at most. They only save looking twice at what the file has no room for.
-const MAX_SETTLED_RANGES: usize = 10 * MAX_STORED_RANGES;
-
 /// Settles one outbox table for one source.
 #[derive(Debug)]
 pub(super) struct SqliteSettler {
     link: Link,
     task: Task,
-    /// What this session has settled, whether the file had room to remember it or not.
-    settled: RangeSet,
-    expire_at: Instant,
+    agenda: Agenda,
 }
 
 /// What a settler is made for.
@@ -49,118 +40,35 @@ pub(super) struct Task {
     pub(super) relay: String,
     pub(super) source: String,
     pub(super) lease: LeaseId,
-    pub(super) after_delivery: AfterDelivery,
-    pub(super) retention: Option<Duration>,
-}
-
-/// What to do with rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Action {
-    /// Set `sent_at` where it is not set.
-    Mark,
-    /// Delete.
-    Delete,
-    /// Delete those older than this.
-    Expire(Duration),
-}
-
-/// What one step did.
-#[derive(Debug, Default)]
-struct Step {
-    rows: u64,
-    /// What needs no further step.
-    covered: RangeSet,
-    /// Whether there is something left.
-    more: bool,
 }
 
 impl SqliteSettler {
-    pub(super) fn new(link: Link, task: Task) -> Self {
-        Self {
-            link,
-            task,
-            settled: RangeSet::new(),
-            expire_at: Instant::now(),
-        }
+    pub(super) fn new(link: Link, task: Task, agenda: Agenda) -> Self {
+        Self { link, task, agenda }
     }
 
     /// `None`: the table is no longer that of the lease.
     async fn run(
         &mut self,
         connection: &mut SqliteConnection,
-        action: Option<Action>,
-        expiry: Option<Duration>,
+        actions: Vec<Action>,
     ) -> Result<Option<Settled>, sqlx::Error> {
         // A look without the writers' lock first, so that an idle source stays idle.
         let Some(progress) = self.task.progress(connection).await? else {
             return Ok(None);
         };
         let mut done = Settled::default();
-        if let Some(action) = action
-            && !self.pending(action, &progress).is_empty()
-        {
-            let Some(step) = self.step(connection, action).await? else {
-                return Ok(None);
-            };
-            if self.settled.len() > MAX_SETTLED_RANGES {
-                self.settled = RangeSet::new();
+        for action in actions {
+            let mut step = Step::default();
+            if !self.agenda.pending(action, &progress).is_empty() {
+                match self.step(connection, action).await? {
+                    Some(taken) => step = taken,
+                    None => return Ok(None),
+                }
             }
-            self.settled.extend(&step.covered);
-            match action {
-                Action::Mark => done.marked = step.rows,
-                Action::Delete | Action::Expire(_) => done.deleted = step.rows,
-            }
-            done.more |= step.more;
-        }
-        if let Some(retention) = expiry {
-            let Some(step) = self.expire(connection, retention, &progress).await? else {
-                return Ok(None);
-            };
-            done.expired = step.rows;
-            done.more |= step.more;
+            self.agenda.has_done(action, &step, &mut done);
         }
         Ok(Some(done))
-    }
-
-    /// Deletes the lowest rows that are too old. Rows come in the order of `seq`, and so nearly in that of their
-    /// age: it ends where a step finds none.
-    async fn expire(
-        &mut self,
-        connection: &mut SqliteConnection,
-        retention: Duration,
-        progress: &Progress,
-    ) -> Result<Option<Step>, sqlx::Error> {
-        let action = Action::Expire(retention);
-        let mut step = Step::default();
-        if !self.pending(action, progress).is_empty() {
-            match self.step(connection, action).await? {
-                Some(taken) => step = taken,
-                None => return Ok(None),
-            }
-        }
-        step.more &= step.rows > 0;
-        if !step.more {
-            self.expire_at = Instant::now() + EXPIRY_INTERVAL.min(retention / 10);
-        }
-        Ok(Some(step))
-    }
-
-    /// What every ledger has and nobody has settled.
-    fn pending(&self, action: Action, progress: &Progress) -> RangeSet {
-        let mut pending = progress.everywhere.clone();
-        pending.subtract(&progress.deleted);
-        match action {
-            Action::Mark => {
-                pending.subtract(&progress.marked);
-                pending.subtract(&self.settled);
-            }
-            Action::Delete => {
-                pending.subtract(&progress.held);
-                pending.subtract(&self.settled);
-            }
-            Action::Expire(_) => pending.subtract(&progress.held),
-        }
-        pending
     }
 
     /// One transaction. `None`: the table is no longer that of the lease, and nothing was done.
@@ -174,7 +82,7 @@ impl SqliteSettler {
             connection.execute("ROLLBACK").await?;
             return Ok(None);
         };
-        let pending = self.pending(action, &progress);
+        let pending = self.agenda.pending(action, &progress);
         let step = self.task.settle_lowest(connection, action, pending).await?;
         connection.execute("COMMIT").await?;
         Ok(Some(step))
@@ -187,7 +95,7 @@ impl Task {
         &self,
         connection: &mut SqliteConnection,
     ) -> Result<Option<Progress>, sqlx::Error> {
-        Progress::of(connection, &self.names, &self.lease).await
+        progress(connection, &self.names, &self.lease).await
     }
 
     /// Settles the lowest of `pending`, inside a transaction.
@@ -285,21 +193,15 @@ impl Task {
 #[async_trait]
 impl Settler for SqliteSettler {
     async fn settle(&mut self) -> Result<Settled, SourceError> {
-        let action = match self.task.after_delivery {
-            AfterDelivery::Mark => Some(Action::Mark),
-            AfterDelivery::Delete => Some(Action::Delete),
-            AfterDelivery::Keep => None,
-        };
-        let retention = self.task.retention;
-        let expiry = retention.filter(|_| Instant::now() >= self.expire_at);
-        if action.is_none() && expiry.is_none() {
+        let actions = self.agenda.due();
+        if actions.is_empty() {
             return Ok(Settled::default());
         }
         let mut connected = self.link.checkout(SETTLE).await?;
         if connected.file.number() != self.task.lease.sequence_filenode {
             return Err(SourceError::Changed);
         }
-        let run = self.run(&mut connected.connection, action, expiry);
+        let run = self.run(&mut connected.connection, actions);
         let done = limited(SETTLE, run).await?;
         self.link.give_back(connected);
         done.ok_or(SourceError::Changed)

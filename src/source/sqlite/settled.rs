@@ -8,17 +8,7 @@ use super::sql::{Names, ranges};
 use super::table::Table;
 use crate::ledger::{MAX_STORED_RANGES, RangeSet};
 use crate::source::LeaseId;
-
-/// How far settling has come.
-#[derive(Debug, Default)]
-pub(super) struct Progress {
-    /// What every ledger has.
-    pub(super) everywhere: RangeSet,
-    /// The rows of open dead letters, which a retry may still need.
-    pub(super) held: RangeSet,
-    pub(super) marked: RangeSet,
-    pub(super) deleted: RangeSet,
-}
+use crate::source::settling::Progress;
 
 /// The column of `outbox_source` that remembers what was settled, so that who takes over need not look at it again.
 #[derive(Debug, Clone, Copy)]
@@ -27,32 +17,33 @@ pub(super) enum Record {
     Deleted,
 }
 
-impl Progress {
-    /// As the file has it; `None`: the table is no longer that of the lease.
-    pub(super) async fn of(
-        connection: &mut SqliteConnection,
-        names: &Names,
-        lease: &LeaseId,
-    ) -> Result<Option<Self>, sqlx::Error> {
-        let table = Table::now(connection, names).await?;
-        let Some(table) = table.filter(|table| table.incarnation == lease.incarnation) else {
-            return Ok(None);
-        };
-        let mut progress = Self {
-            everywhere: everywhere(connection, names, &table).await?,
-            held: held(connection, names).await?,
-            ..Self::default()
-        };
-        let recorded =
-            "SELECT marked, deleted FROM outbox_source WHERE table_name = ? AND incarnation = ?";
-        let recorded = sqlx::query(recorded).bind(&names.plain);
-        let recorded = recorded.bind(&table.incarnation);
-        for row in recorded.fetch_all(connection).await? {
-            progress.marked.extend(&ranges(&row, "marked")?);
-            progress.deleted.extend(&ranges(&row, "deleted")?);
-        }
-        Ok(Some(progress))
+/// How far settling has come; `None`: the table is no longer that of the lease.
+pub(super) async fn progress(
+    connection: &mut SqliteConnection,
+    names: &Names,
+    lease: &LeaseId,
+) -> Result<Option<Progress>, sqlx::Error> {
+    let table = Table::now(connection, names).await?;
+    let Some(table) = table.filter(|table| table.incarnation == lease.incarnation) else {
+        return Ok(None);
+    };
+    let everywhere = everywhere(connection, names, &table).await?;
+    let mut deletable = everywhere.clone();
+    deletable.subtract(&held(connection, names).await?);
+    let mut progress = Progress {
+        everywhere,
+        deletable,
+        ..Progress::default()
+    };
+    let recorded =
+        "SELECT marked, deleted FROM outbox_source WHERE table_name = ? AND incarnation = ?";
+    let recorded = sqlx::query(recorded).bind(&names.plain);
+    let recorded = recorded.bind(&table.incarnation);
+    for row in recorded.fetch_all(connection).await? {
+        progress.marked.extend(&ranges(&row, "marked")?);
+        progress.deleted.extend(&ranges(&row, "deleted")?);
     }
+    Ok(Some(progress))
 }
 
 impl Record {

@@ -24,6 +24,7 @@ mod settle;
 mod sql;
 mod starts;
 mod store;
+mod transaction;
 mod trigger;
 mod writer;
 

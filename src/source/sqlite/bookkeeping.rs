@@ -72,11 +72,7 @@ impl Sqlite {
         statements: &[&'static str],
         further: &str,
     ) -> Result<bool, SourceError> {
-        let mut link = self.link.lock().await;
-        let mut connected = link.checkout(action).await?;
-        let connection = &mut connected.connection;
-        let there = limited(action, async {
-            connection.execute("BEGIN IMMEDIATE").await?;
+        let work = async |connection: &mut SqliteConnection| {
             let mut there = false;
             for (index, statement) in statements.iter().enumerate() {
                 let query = sqlx::query(*statement)
@@ -89,12 +85,9 @@ impl Sqlite {
                     break;
                 }
             }
-            connection.execute("COMMIT").await?;
             Ok(there)
-        })
-        .await?;
-        link.give_back(connected);
-        Ok(there)
+        };
+        self.in_transaction(action, work, |_| true).await
     }
 
     async fn reset_in(

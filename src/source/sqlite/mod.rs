@@ -39,6 +39,7 @@ mod store;
 mod table;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod writer;
 
 use std::collections::BTreeMap;

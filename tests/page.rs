@@ -1,5 +1,7 @@
 //! The status page, as a person uses it in a browser, and what it asks of the relay.
 
+mod sources;
+
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -7,6 +7,7 @@ const LINE = 18;
 const PAD = 8;
 const GAP = 12;
 const CHARACTER = 6.7;
+const BOLD = 7.3;
 const SIGNS = { good: '●', idle: '○', unknown: '◌', warn: '▲', bad: '✖' };
 
 export class Routes {
@@ -136,8 +137,8 @@ function edge(x1, y1, x2, y2) {
   return svg('path', { class: 'edge', d: `M${x1} ${y1}C${half} ${y1} ${half} ${y2} ${x2} ${y2}` });
 }
 
-function cut(text, width) {
-  const room = Math.max(3, Math.floor(width / CHARACTER));
+function cut(text, width, character = CHARACTER) {
+  const room = Math.max(3, Math.floor(width / character));
   return text.length <= room ? text : `${text.slice(0, room - 1)}…`;
 }
 
@@ -145,7 +146,7 @@ function named(item, x, width, attributes) {
   return svg('g', { class: 'box', ...attributes },
     svg('title', {}, `${item.name} (${item.kind})`),
     svg('rect', { x, y: item.y, width, height: item.height, rx: 6 }),
-    svg('text', { class: 'name', x: x + PAD, y: item.y + LINE - 1 }, cut(item.name, width - 32)),
+    svg('text', { class: 'name', x: x + PAD, y: item.y + LINE - 1 }, cut(item.name, width - 30, BOLD)),
     svg('text', { class: 'small', x: x + PAD, y: item.y + 2 * LINE - 1 }, cut(item.kind, width - 14)),
     svg('text', { class: 'sign', x: x + width - 16, y: item.y + LINE - 1 }, ''));
 }
@@ -156,7 +157,7 @@ function ruleBox(rule, x, width) {
   return svg('g', { class: 'box' },
     svg('title', {}, [rule.title, ...rule.lines.map((line) => `${line.sink}: ${line.text}`)].join('\n')),
     svg('rect', { x, y: rule.y, width, height: rule.height, rx: 6 }),
-    svg('text', { class: 'name', x: x + PAD, y: rule.y + LINE - 1 }, cut(rule.title, width - 14)), ...lines);
+    svg('text', { class: 'name', x: x + PAD, y: rule.y + LINE - 1 }, cut(rule.title, width - 14, BOLD)), ...lines);
 }
 
 function asText(picture) {

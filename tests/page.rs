@@ -366,10 +366,10 @@ async fn whole(browser: &Browser, scheme: &str, width: u32) -> Vec<u8> {
     let is_phone = width < 600;
     browser.prefer(scheme).await;
     browser.resize(width, 600, is_phone).await;
-    // Without a scroll bar there is room for fewer lines: once more.
+    // Without a scroll bar lines have more room: once more.
     for _ in 0..2 {
         let height = browser
-            .script("return document.documentElement.scrollHeight")
+            .script("return Math.ceil(document.documentElement.getBoundingClientRect().height)")
             .await;
         let height = height
             .as_u64()

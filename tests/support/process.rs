@@ -131,13 +131,17 @@ impl Process {
         signal(&[self.pid()], which);
     }
 
-    /// The processes that it started.
+    /// The processes that it started, whichever of its threads did.
     pub(crate) fn children(&self) -> Vec<u32> {
-        let pid = self.pid();
-        std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
-            .unwrap_or_default()
-            .split_whitespace()
-            .filter_map(|pid| pid.parse().ok())
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
+        let threads = threads.into_iter().flatten().flatten();
+        let children = threads
+            .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+        children
+            .flat_map(|pids| {
+                let pids = pids.split_whitespace().filter_map(|pid| pid.parse().ok());
+                pids.collect::<Vec<_>>()
+            })
             .collect()
     }
 

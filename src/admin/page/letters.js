@@ -9,6 +9,9 @@ const KEY = 'outbox-relay token';
 // Letters of a sink that are shown until all are asked for.
 const SHORT = 8;
 
+// How old the list may get where nobody tells of its changes: a source that is not active here has no count of letters.
+const STALE = 10000;
+
 // A click on "Discard" that is not followed by another within this is taken back.
 const DOUBT = 5000;
 
@@ -19,6 +22,9 @@ export class Letters {
   #total = null;
   #listed = new Map();
   #asked = 0;
+  #loadedAt = 0;
+  #isAccepted = false;
+  #isExtended = false;
 
   constructor(announce) {
     this.#announce = announce;
@@ -26,7 +32,10 @@ export class Letters {
       event.preventDefault();
       this.#setToken(byId('token').value.trim());
     });
-    byId('forget').addEventListener('click', () => this.#setToken(''));
+    byId('forget').addEventListener('click', () => {
+      this.#setToken('');
+      byId('token').focus();
+    });
   }
 
   greet(hello) {
@@ -41,7 +50,8 @@ export class Letters {
     const counts = snapshot.pipelines.map((pipeline) => pipeline.dead_letters ?? 0);
     const total = counts.reduce((sum, more) => sum + more, 0);
     setText(byId('letters-count'), snapshot.pipelines.length === 0 ? '' : count(total));
-    if (total !== this.#total) {
+    const isUntold = !this.#isExtended && snapshot.sources.some((source) => source.state !== 'active');
+    if (total !== this.#total || (isUntold && Date.now() - this.#loadedAt > STALE)) {
       this.#total = total;
       this.#load();
     }
@@ -55,9 +65,19 @@ export class Letters {
     if (token === '') sessionStorage.removeItem(KEY);
     else sessionStorage.setItem(KEY, token);
     byId('token').value = '';
+    this.#isAccepted = false;
     this.#say('');
     this.#showAccess();
     this.#load();
+  }
+
+  // One that is refused is not kept. The focus doesn't stay on what is hidden.
+  #judge(isAccepted) {
+    if (!isAccepted) sessionStorage.removeItem(KEY);
+    const hadFocus = document.activeElement === byId('token');
+    this.#isAccepted = isAccepted;
+    this.#showAccess();
+    if (isAccepted && hadFocus) byId('letters-title').focus();
   }
 
   #showAccess() {
@@ -67,10 +87,9 @@ export class Letters {
     const closed = 'Without a token they are shown on an address of this machine only. ';
     const ask = 'The token of [admin] token shows them, and lets you retry and discard them.';
     const have = 'You may retry and discard them: the token is kept until this tab is closed.';
-    const text = !actions ? (isOpen ? '' : closed) + how : this.#token === '' ? ask : have;
+    const text = !actions ? (isOpen ? '' : closed) + how : this.#isAccepted ? have : ask;
     setText(byId('letters-access'), text);
-    byId('forget').hidden = this.#token === '';
-    byId('token').placeholder = this.#token === '' ? '' : 'another token';
+    for (const node of byId('token-form').children) node.hidden = (node.id === 'forget') !== this.#isAccepted;
   }
 
   #say(text, isBad = false) {
@@ -80,11 +99,13 @@ export class Letters {
   }
 
   async #ask(path, body) {
-    const headers = this.#token === '' ? {} : { Authorization: `Bearer ${this.#token}` };
+    const token = this.#token;
+    const headers = token === '' ? {} : { Authorization: `Bearer ${token}` };
     const request = body === undefined ? { headers } : {
       method: 'POST', headers: { ...headers, 'Content-Type': 'application/json' }, body: JSON.stringify(body),
     };
     const response = await fetch(path, request);
+    if (token !== '' && token === this.#token) this.#judge(response.status !== 401);
     const answer = await response.json();
     if (!response.ok) throw new Error(answer.error);
     return answer;
@@ -94,20 +115,25 @@ export class Letters {
   async #load() {
     if (this.#access === null) return;
     const asked = ++this.#asked;
+    this.#loadedAt = Date.now();
+    this.#isExtended = false;
     if (!this.#access.letters_open && this.#token === '') {
       this.#listed = new Map();
       this.#draw();
       return;
     }
     const pages = new Map();
+    const complaints = [];
     for (const source of this.#sources) {
       try {
         pages.set(source, await this.#ask(`dead-letters/${encodeURIComponent(source)}`));
       } catch (error) {
-        if (asked === this.#asked) this.#say(`source ${source}: ${error.message}`, true);
+        complaints.push(`source ${source}: ${error.message}`);
+        if (!this.#access.letters_open && this.#token === '') break;
       }
     }
     if (asked !== this.#asked) return;
+    setText(byId('letters-trouble'), complaints.join(' · '));
     this.#listed = pages;
     this.#draw();
   }
@@ -118,6 +144,7 @@ export class Letters {
       const page = await this.#ask(`dead-letters/${encodeURIComponent(source)}?after=${listed.next_after}`);
       listed.dead_letters.push(...page.dead_letters);
       listed.next_after = page.next_after;
+      this.#isExtended = true;
       this.#draw();
     } catch (error) {
       this.#say(error.message, true);

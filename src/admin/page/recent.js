@@ -6,7 +6,9 @@ import { clock, span } from './format.js';
 const STATES = { info: 'good', warning: 'warn', error: 'bad' };
 
 export function showRecent(list, entries) {
-  const shown = entries.length > 0 ? entries : [{ since: '', at: '', severity: 'info', subject: '', text: 'nothing yet' }];
+  // What happens again moves up.
+  const newest = entries.toSorted((one, other) => Date.parse(other.at) - Date.parse(one.at));
+  const shown = newest.length > 0 ? newest : [{ since: '', at: '', severity: 'info', subject: '', text: 'nothing yet' }];
   keyed(list, shown, (entry) => JSON.stringify([entry.since, entry.subject, entry.text]), () => el('li', {},
     el('time'), el('span', { class: 'state' }), el('strong'), el('span', { class: 'text' })), update);
 }

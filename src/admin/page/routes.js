@@ -1,12 +1,13 @@
 // The routes as a picture: sources on the left, what is routed in the middle, sinks on the right.
 
-import { el, setAttribute, svg } from './dom.js';
-import { sinkState } from './sources.js';
+import { el, setAttribute, setText, svg } from './dom.js';
+import { SOURCE_STATES, sinkState } from './sources.js';
 
 const LINE = 18;
 const PAD = 8;
 const GAP = 12;
 const CHARACTER = 6.7;
+const BOLD = 7.3;
 const SIGNS = { good: '●', idle: '○', unknown: '◌', warn: '▲', bad: '✖' };
 
 export class Routes {
@@ -39,11 +40,9 @@ export class Routes {
       const before = worst.get(pipeline.sink) ?? 'good';
       worst.set(pipeline.sink, order.indexOf(state) > order.indexOf(before) ? state : before);
     }
-    for (const node of this.#root.querySelectorAll('g[data-sink]')) {
-      const state = worst.get(node.dataset.sink) ?? 'idle';
-      setAttribute(node, 'data-state', state);
-      node.querySelector('.sign').textContent = SIGNS[state];
-    }
+    const sources = new Map(snapshot.sources.map((source) => [source.source, SOURCE_STATES[source.state] ?? 'unknown']));
+    for (const node of this.#root.querySelectorAll('g[data-sink]')) sign(node, worst.get(node.dataset.sink) ?? 'idle');
+    for (const node of this.#root.querySelectorAll('g[data-source]')) sign(node, sources.get(node.dataset.source) ?? 'unknown');
   }
 
   #redraw() {
@@ -53,12 +52,21 @@ export class Routes {
   }
 }
 
+function sign(box, state) {
+  setAttribute(box, 'data-state', state);
+  setText(box.querySelector('.sign'), SIGNS[state]);
+}
+
 // Without routes, every sink has every event of its sources at its default destination.
 function rules(picture) {
   const defaults = new Map(picture.sinks.map((sink) => [sink.sink, sink.destination]));
   const line = (sink, destination) => ({ sink, text: destination ?? defaults.get(sink) ?? sink });
   if (picture.unrouted === null) {
-    return [{ title: 'every event', lines: picture.sinks.map((sink) => line(sink.sink, sink.destination)) }];
+    const groups = [...Map.groupBy(picture.sinks, (sink) => [...sink.inputs].sort().join(', '))];
+    return groups.map(([inputs, sinks]) => ({
+      title: groups.length === 1 ? 'every event' : `all of ${inputs}`,
+      lines: sinks.map((sink) => line(sink.sink, sink.destination)),
+    }));
   }
   const routed = picture.routes.map((route, index) => ({
     title: `${index + 1}  ${route.event_types.join(', ')}`,
@@ -81,9 +89,9 @@ function stack(items, heightOf) {
 
 function drawing(picture, width) {
   const isNarrow = width < 560;
-  const gutter = isNarrow ? 22 : Math.min(110, width * 0.1);
+  const gutter = isNarrow ? 16 : Math.min(110, width * 0.1);
   const rest = Math.min(width, 1100) - 2 * gutter;
-  const widths = isNarrow ? [rest * 0.22, rest * 0.48, rest * 0.3] : [rest * 0.22, rest * 0.52, rest * 0.26];
+  const widths = isNarrow ? [rest * 0.25, rest * 0.46, rest * 0.29] : [rest * 0.22, rest * 0.52, rest * 0.26];
   const lefts = [0, widths[0] + gutter, widths[0] + widths[1] + 2 * gutter];
   const sources = picture.sources.map((source) => ({ name: source.source, kind: source.kind }));
   const sinks = picture.sinks.map((sink) => ({ name: sink.sink, kind: sink.kind, inputs: sink.inputs }));
@@ -113,9 +121,9 @@ function drawing(picture, width) {
     }
   }
   const boxes = [
-    ...sources.map((source) => named(source, lefts[0], widths[0], {})),
+    ...sources.map((source) => named(source, lefts[0], widths[0], { 'data-source': source.name })),
     ...middle.map((rule) => ruleBox(rule, lefts[1], widths[1])),
-    ...sinks.map((sink) => named(sink, lefts[2], widths[2], { 'data-sink': sink.name }, true)),
+    ...sinks.map((sink) => named(sink, lefts[2], widths[2], { 'data-sink': sink.name })),
   ];
   const whole = lefts[2] + widths[2];
   return svg('svg', {
@@ -129,18 +137,18 @@ function edge(x1, y1, x2, y2) {
   return svg('path', { class: 'edge', d: `M${x1} ${y1}C${half} ${y1} ${half} ${y2} ${x2} ${y2}` });
 }
 
-function cut(text, width) {
-  const room = Math.max(3, Math.floor(width / CHARACTER));
+function cut(text, width, character = CHARACTER) {
+  const room = Math.max(3, Math.floor(width / character));
   return text.length <= room ? text : `${text.slice(0, room - 1)}…`;
 }
 
-function named(item, x, width, attributes, hasSign = false) {
-  const sign = hasSign ? svg('text', { class: 'sign', x: x + width - 16, y: item.y + LINE - 1 }, '') : null;
+function named(item, x, width, attributes) {
   return svg('g', { class: 'box', ...attributes },
     svg('title', {}, `${item.name} (${item.kind})`),
     svg('rect', { x, y: item.y, width, height: item.height, rx: 6 }),
-    svg('text', { class: 'name', x: x + PAD, y: item.y + LINE - 1 }, cut(item.name, width - (hasSign ? 38 : 14))),
-    svg('text', { class: 'small', x: x + PAD, y: item.y + 2 * LINE - 1 }, cut(item.kind, width - 14)), sign);
+    svg('text', { class: 'name', x: x + PAD, y: item.y + LINE - 1 }, cut(item.name, width - 30, BOLD)),
+    svg('text', { class: 'small', x: x + PAD, y: item.y + 2 * LINE - 1 }, cut(item.kind, width - 14)),
+    svg('text', { class: 'sign', x: x + width - 16, y: item.y + LINE - 1 }, ''));
 }
 
 function ruleBox(rule, x, width) {
@@ -149,7 +157,7 @@ function ruleBox(rule, x, width) {
   return svg('g', { class: 'box' },
     svg('title', {}, [rule.title, ...rule.lines.map((line) => `${line.sink}: ${line.text}`)].join('\n')),
     svg('rect', { x, y: rule.y, width, height: rule.height, rx: 6 }),
-    svg('text', { class: 'name', x: x + PAD, y: rule.y + LINE - 1 }, cut(rule.title, width - 14)), ...lines);
+    svg('text', { class: 'name', x: x + PAD, y: rule.y + LINE - 1 }, cut(rule.title, width - 14, BOLD)), ...lines);
 }
 
 function asText(picture) {
@@ -159,5 +167,6 @@ function asText(picture) {
     return el('li', {}, to === '' ? rule.title : `${rule.title} → ${to}`);
   });
   return el('details', {}, el('summary', {}, 'In words'),
-    el('ul', {}, ...feeding), el('p', {}, 'The first route that matches wins:'), el('ul', {}, ...routed));
+    el('ul', {}, ...feeding),
+    el('p', {}, picture.unrouted === null ? 'There are no routes:' : 'The first route that matches wins:'), el('ul', {}, ...routed));
 }

@@ -14,7 +14,7 @@ const COLUMNS = [
   ['holes', 'Holes'], ['dead', 'Dead letters'],
 ];
 
-const SOURCE_STATES = { active: 'good', standby: 'idle', connecting: 'unknown', halted: 'bad' };
+export const SOURCE_STATES = { active: 'good', standby: 'idle', connecting: 'unknown', halted: 'bad' };
 const SINK_STATES = { connected: 'good', connecting: 'unknown', away: 'bad' };
 
 const nameOf = (pipeline) => JSON.stringify([pipeline.source, pipeline.sink]);

@@ -1,5 +1,6 @@
-//! Events for unit tests.
+//! Events for unit tests, and what the documents say of JSON.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -47,4 +48,37 @@ pub(crate) fn keyed(seq: i64, key: &str) -> Arc<Event> {
         aggregate_id: Some(key.to_owned()),
         ..event()
     })
+}
+
+/// The fields that a section of `docs/status.md` describes, by paths such as `sources[].state`: what stands as code in
+/// the first column of its tables.
+pub(crate) fn documented_fields(heading: &str) -> BTreeSet<String> {
+    let document = include_str!("../docs/status.md");
+    let (_, section) = document.split_once(heading).expect("the heading");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    let columns = rows.filter_map(|row| row.split('|').next());
+    let names = columns.flat_map(|column| column.split(['`', ',', ' ']));
+    let names = names.filter(|name| !name.is_empty());
+    names.map(str::to_owned).collect()
+}
+
+/// The fields of a JSON value, by the same paths.
+pub(crate) fn fields(value: &serde_json::Value) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut rest = vec![(String::new(), value)];
+    while let Some((path, value)) = rest.pop() {
+        if let Some(list) = value.as_array() {
+            rest.extend(list.iter().map(|value| (format!("{path}[]"), value)));
+        }
+        for (name, value) in value.as_object().into_iter().flatten() {
+            let path = match path.as_str() {
+                "" => name.clone(),
+                path => format!("{path}.{name}"),
+            };
+            found.insert(path.clone());
+            rest.push((path, value));
+        }
+    }
+    found
 }

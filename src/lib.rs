@@ -32,6 +32,7 @@ pub mod admin;
 mod backoff;
 pub mod cli;
 pub mod config;
+mod dead_letters;
 pub mod enqueue;
 pub mod envelope;
 pub mod error;

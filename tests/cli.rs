@@ -8,7 +8,7 @@ use crate::support::nats;
 use crate::support::port;
 use crate::support::private_server::PrivateServer;
 use crate::support::process::Signal;
-use crate::support::relay::{PROGRAM, Relay, migrate, run, run_alone};
+use crate::support::relay::{PROGRAM, Relay, migrate, run, run_alone, run_by_environment};
 use crate::support::settings::Settings;
 use crate::support::stream::Stream;
 use crate::support::temporary::TemporaryFolder;
@@ -122,8 +122,53 @@ fn check_names_every_error_at_once() {
 
 #[test]
 fn usage_errors_end_with_2() {
-    let ended = run(&unreachable(), &["fly"]);
-    assert_eq!(ended.code, Some(2), "{ended:#?}");
+    for arguments in [
+        &["fly"][..],
+        &["emit", "--keys", "0"],
+        &["dead-letters", "list", "--limit", "0"],
+        &["ledger", "rename", "--sink", "events", "--to", "no name"],
+    ] {
+        let ended = run(&unreachable(), arguments);
+        assert_eq!(ended.code, Some(2), "{ended:#?}");
+    }
+}
+
+#[test]
+fn a_source_that_is_not_there_is_named_with_those_that_are() {
+    for arguments in [
+        &["emit", "--source", "none"][..],
+        &["migrate", "--source", "none"],
+        &["route", "Any", "--source", "none"],
+        &["dead-letters", "list", "--source", "none"],
+        &["ledger", "reset", "--source", "none"],
+    ] {
+        let ended = run(&unreachable(), arguments);
+        assert_eq!(ended.code, Some(1), "{ended:#?}");
+        let expected = "there is no source none in the configuration, only main\n";
+        assert!(ended.stderr.ends_with(expected), "{ended:#?}");
+    }
+}
+
+#[test]
+fn the_sql_of_several_sources_is_told_apart() {
+    let printed = |settings: &Settings| run(settings, &["migrate", "--print"]).stdout;
+    assert!(!printed(&unreachable()).contains("-- source"));
+    let two = unreachable()
+        .set("sources.other.type", "sqlite")
+        .set("sources.other.path", "other.db");
+    for name in ["main", "other"] {
+        assert!(printed(&two).contains(&format!("-- source {name}\n")));
+    }
+}
+
+#[test]
+fn a_filter_of_the_log_that_is_not_understood_is_said() {
+    let ended = run_by_environment(&[("RUST_LOG", "info=warn=off")], &["schema"]);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    assert!(
+        ended.stderr.contains("RUST_LOG is not understood"),
+        "{ended:#?}"
+    );
 }
 
 #[tokio::test]
@@ -340,6 +385,9 @@ async fn health_asks_the_relay_that_runs() {
     let silent = run(&settings, &["health"]);
     assert_eq!(silent.code, Some(1), "{silent:#?}");
     assert!(silent.stderr.contains("admin.listen"), "{silent:#?}");
+    let mute = settings.clone().set("admin.health", false);
+    let ended = run(&mute, &["health"]);
+    assert!(ended.stderr.contains("admin.health"), "{ended:#?}");
     let nobody = settings
         .clone()
         .set("admin.listen", format!("127.0.0.1:{}", port::free()));

@@ -160,6 +160,34 @@ async fn a_doorbell_that_can_not_be_renewed_rings_on() {
     relay.stop().await;
 }
 
+#[tokio::test]
+async fn a_doorbell_that_is_disabled_is_named() {
+    let database = Database::fresh().await;
+    let settings = Settings::of(&database)
+        .set("sources.main.mode", "notify")
+        .set("sinks.lines.type", "stdout");
+    migrated(&settings);
+    for disabled in ["DISABLE", "ENABLE REPLICA"] {
+        database
+            .execute(&format!(
+                "ALTER TABLE outbox {disabled} TRIGGER outbox_relay_ring"
+            ))
+            .await;
+        for command in [&["check", "--connect"][..], &["migrate"]] {
+            let ended = run(&settings, command);
+            assert!(ended.code != Some(0), "{ended:#?}");
+            let said = format!("{}{}", ended.stdout, ended.stderr);
+            assert!(said.contains("is disabled"), "{said}");
+            assert!(said.contains("ENABLE TRIGGER"), "{said}");
+        }
+        database
+            .execute("ALTER TABLE outbox ENABLE TRIGGER outbox_relay_ring")
+            .await;
+        let ended = run(&settings, &["check", "--connect"]);
+        assert_eq!(ended.code, Some(0), "{ended:#?}");
+    }
+}
+
 /// Tools that change a table by copying it copy its triggers as they are written.
 #[tokio::test]
 async fn a_doorbell_of_another_table_is_none() {

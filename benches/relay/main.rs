@@ -39,6 +39,10 @@ use crate::options::Options;
 use crate::suite::Suite;
 use crate::task::Task;
 
+/// As the program has: of relay and ceiling alike.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type Result<T = (), E = Error> = std::result::Result<T, E>;
 

@@ -12,16 +12,16 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::token::{Access, Refusal};
-use crate::config::Config;
+use crate::config::{Config, NoSource};
+use crate::dead_letters::{LetterLine, NotRetried, check_delivered, retried};
 use crate::error::chain;
 use crate::relay;
 use crate::source::SourceError;
-use crate::source::dead_letters::{DeadLetters, Letter, MAX_RETRY_RANGES, Retry, Selection, Span};
+use crate::source::dead_letters::{DeadLetters, Selection, Span};
 use crate::status::Status;
 use crate::status::journal::Severity;
 
@@ -61,24 +61,19 @@ struct Listing {
     next_after: Option<i64>,
 }
 
-#[derive(Debug, Serialize)]
-struct LetterLine {
-    id: i64,
-    sink: String,
-    seq: i64,
-    event_type: String,
-    aggregate_id: Option<String>,
-    attempts: i64,
-    dead_at: DateTime<Utc>,
-    reason: String,
-}
-
 /// Letters of one sink.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Named {
     sink: String,
     ids: Vec<i64>,
+}
+
+/// What is done with them.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    Retry,
+    Discard,
 }
 
 /// What was done.
@@ -105,8 +100,16 @@ struct Json<T>(T);
 pub(super) fn routes(letters: Letters) -> Router {
     Router::new()
         .route("/dead-letters/{source}", get(list))
-        .route("/dead-letters/{source}/retry", post(retry))
-        .route("/dead-letters/{source}/discard", post(discard))
+        .route(
+            "/dead-letters/{source}/retry",
+            post(|letters, source, headers, body| act(Act::Retry, letters, source, headers, body)),
+        )
+        .route(
+            "/dead-letters/{source}/discard",
+            post(|letters, source, headers, body| {
+                act(Act::Discard, letters, source, headers, body)
+            }),
+        )
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(letters)
 }
@@ -126,11 +129,16 @@ async fn list(
     let page = table.letters.page(&which, span, PAGE).await?;
     Ok(Json(Listing {
         next_after: page.looked_through.filter(|id| *id < through),
-        dead_letters: page.letters.into_iter().map(LetterLine::of).collect(),
+        dead_letters: page
+            .letters
+            .into_iter()
+            .map(|letter| LetterLine::of(&source, letter))
+            .collect(),
     }))
 }
 
-async fn retry(
+async fn act(
+    act: Act,
     State(letters): State<Letters>,
     Path(source): Path<String>,
     headers: HeaderMap,
@@ -139,35 +147,15 @@ async fn retry(
     letters.access.may_act(&headers)?;
     let Named { sink, ids } = &named(&body)?;
     let table = letters.of(&source)?;
-    letters.is_fed(&source, sink)?;
-    let outcome = table.letters.retry(sink, ids).await?;
-    let Retry::Done { retried, gone } = outcome else {
-        let reason = match outcome {
-            Retry::NoLedger => format!("the sink {sink} has no ledger for source {source} yet"),
-            _ => format!(
-                "the ledger of sink {sink} would have more than {MAX_RETRY_RANGES} gaps: let the relay deliver what was \
-                 retried so far, then retry the rest"
-            ),
-        };
-        return Err(Failure::new(StatusCode::CONFLICT, reason));
+    let (done, gone) = match act {
+        Act::Retry => {
+            check_delivered(&letters.config.borrow(), &source, sink)?;
+            retried(table.letters.retry(sink, ids).await?, &source, sink)?
+        }
+        Act::Discard => (table.letters.discard(sink, ids).await?, 0),
     };
-    letters.was_done(&source, sink, retried, "retried");
-    let done = retried;
+    letters.was_done(&source, sink, done, act);
     Ok(Json(Done { done, gone }))
-}
-
-async fn discard(
-    State(letters): State<Letters>,
-    Path(source): Path<String>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Answer<Done> {
-    letters.access.may_act(&headers)?;
-    let Named { sink, ids } = &named(&body)?;
-    let table = letters.of(&source)?;
-    let done = table.letters.discard(sink, ids).await?;
-    letters.was_done(&source, sink, done, "discarded");
-    Ok(Json(Done { done, gone: 0 }))
 }
 
 impl Letters {
@@ -186,10 +174,7 @@ impl Letters {
 
     fn of(&self, source: &str) -> Result<Table, Failure> {
         let config = Arc::clone(&self.config.borrow());
-        if !config.sources.contains_key(source) {
-            let reason = format!("there is no source {source} in the configuration");
-            return Err(Failure::new(StatusCode::NOT_FOUND, reason));
-        }
+        config.source(source)?;
         let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() else {
             let reason = format!("{MAX_AT_ONCE} such requests are served already: try again");
             return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, reason));
@@ -200,21 +185,11 @@ impl Letters {
         })
     }
 
-    /// Refuses to put events into ledgers that nobody delivers from.
-    fn is_fed(&self, source: &str, sink: &str) -> Result<(), Failure> {
-        let config = self.config.borrow();
-        let fed = |sink: &crate::config::Sink| sink.inputs.iter().any(|input| input == source);
-        if config.sinks.get(sink).is_some_and(fed) {
-            return Ok(());
-        }
-        let reason = format!(
-            "source {source} feeds no sink {sink} in the configuration, so that nobody would deliver its dead letters: \
-             discard them, or give them to another sink by `outbox-relay ledger rename`"
-        );
-        Err(Failure::new(StatusCode::CONFLICT, reason))
-    }
-
-    fn was_done(&self, source: &str, sink: &str, count: u64, action: &str) {
+    fn was_done(&self, source: &str, sink: &str, count: u64, act: Act) {
+        let action = match act {
+            Act::Retry => "retried",
+            Act::Discard => "discarded",
+        };
         tracing::info!(
             source,
             sink,
@@ -253,21 +228,6 @@ fn after(query: Option<&str>) -> Result<i64, Failure> {
     })
 }
 
-impl LetterLine {
-    fn of(letter: Letter) -> Self {
-        Self {
-            id: letter.id,
-            sink: letter.sink,
-            seq: letter.seq,
-            event_type: letter.event_type,
-            aggregate_id: letter.aggregate_id,
-            attempts: letter.attempts,
-            dead_at: letter.dead_at,
-            reason: letter.reason,
-        }
-    }
-}
-
 impl Failure {
     fn new(status: StatusCode, reason: String) -> Self {
         Self { status, reason }
@@ -283,6 +243,18 @@ impl From<Refusal> for Failure {
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
         Self::new(StatusCode::BAD_GATEWAY, chain(&error))
+    }
+}
+
+impl From<NoSource> for Failure {
+    fn from(error: NoSource) -> Self {
+        Self::new(StatusCode::NOT_FOUND, error.to_string())
+    }
+}
+
+impl From<NotRetried> for Failure {
+    fn from(refusal: NotRetried) -> Self {
+        Self::new(StatusCode::CONFLICT, refusal.to_string())
     }
 }
 

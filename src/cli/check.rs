@@ -2,7 +2,7 @@
 
 use clap::Args as ClapArgs;
 
-use super::say;
+use super::{number_of, say};
 use crate::config::{Config, Routing, Sink, SinkKind};
 use crate::error::{BoxError, chain};
 use crate::relay;
@@ -23,8 +23,8 @@ struct NotFit(usize);
 pub(super) async fn run(config: &Config, args: &Args) -> Result<(), BoxError> {
     say(&format!(
         "the configuration is valid: {}, {}",
-        counted(config.sources.len(), "source"),
-        counted(config.sinks.len(), "sink")
+        number_of(config.sources.len() as u64, "source"),
+        number_of(config.sinks.len() as u64, "sink")
     ))?;
     for overlooked in config.routing.iter().flat_map(Routing::overlooked) {
         say(&said(&overlooked))?;
@@ -100,9 +100,4 @@ async fn probe(config: &Config, sink: &Sink) -> Result<Vec<String>, BoxError> {
         #[cfg(feature = "kafka")]
         SinkKind::Kafka(kafka) => Ok(crate::sink::kafka::probe(kafka).await?),
     }
-}
-
-fn counted(count: usize, noun: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} {noun}{plural}")
 }

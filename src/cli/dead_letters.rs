@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::error::BoxError;
 
 /// How many letters are listed unless told otherwise: more than anybody reads.
-const LIST_LIMIT: usize = 1_000;
+const LIST_LIMIT: u64 = 1_000;
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -28,8 +28,8 @@ enum Command {
         #[command(flatten)]
         which: Which,
         /// How many at most.
-        #[arg(long, value_name = "N", default_value_t = LIST_LIMIT)]
-        limit: usize,
+        #[arg(long, value_name = "N", default_value_t = LIST_LIMIT, value_parser = clap::value_parser!(u64).range(1..))]
+        limit: u64,
         /// Print JSON, for programs: the field names stay as they are.
         #[arg(long)]
         json: bool,

@@ -6,7 +6,7 @@ use clap::Args as ClapArgs;
 use tokio::time::MissedTickBehavior;
 
 use super::progress::Progress;
-use super::say;
+use super::{named, say};
 use crate::config::{Config, SourceKind};
 use crate::enqueue::NewEvent;
 use crate::error::{BoxError, chain};
@@ -27,7 +27,7 @@ pub(super) struct Args {
     key: Option<String>,
 
     /// Spread the events over this many keys: key-0, key-1 …
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     keys: Option<u64>,
 
     /// The kind of aggregate.
@@ -63,31 +63,17 @@ pub(super) async fn run(config: &Config, args: &Args) -> Result<(), BoxError> {
 }
 
 fn kind<'a>(config: &'a Config, source: Option<&str>) -> Result<&'a SourceKind, BoxError> {
-    let names = || {
-        config
-            .sources
-            .keys()
-            .cloned()
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    let source = match source {
-        Some(name) => config.sources.get(name).ok_or_else(|| {
-            format!(
-                "--source: there is no source {name} in the configuration, only {}",
-                names()
-            )
-        })?,
-        None if config.sources.len() > 1 => {
-            return Err(format!("--source: say which one of {}", names()).into());
+    if let Some(name) = source {
+        return Ok(&named(config, name)?.kind);
+    }
+    let mut sources = config.sources.values();
+    match (sources.next(), sources.next()) {
+        (Some(only), None) => Ok(&only.kind),
+        _ => {
+            let names: Vec<&str> = config.sources.keys().map(String::as_str).collect();
+            Err(format!("--source: say which one of {}", names.join(", ")).into())
         }
-        None => config
-            .sources
-            .values()
-            .next()
-            .ok_or("the configuration has no source")?,
-    };
-    Ok(&source.kind)
+    }
 }
 
 fn writer(kind: &SourceKind) -> Result<Box<dyn EventWriter>, SourceError> {

@@ -25,9 +25,12 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(config: &Config, args: &Args) -> Result<(), BoxError> {
-    let Some(admin) = config.admin.as_ref().filter(|admin| admin.health) else {
+    let Some(admin) = &config.admin else {
         return Err("health: the relay has no endpoints to ask, set admin.listen".into());
     };
+    if !admin.health {
+        return Err("health: the relay doesn't answer by admin.health = false, take it out".into());
+    }
     let address = reachable(admin.listen);
     let path = if args.ready { "/readyz" } else { "/healthz" };
     let answer = tokio::time::timeout(LIMIT, get(address, path)).await;

@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use super::columns::{Side, aligned};
 use super::look::Look;
 use super::say;
-use crate::config::{Config, Start};
+use crate::config::{Config, Start, parse_name};
 use crate::error::BoxError;
 use crate::relay;
 use crate::source::bookkeeping::{Bookkeeping, LedgerEntry, LedgerName};
@@ -34,7 +34,7 @@ enum Command {
         #[command(flatten)]
         which: Which,
         /// The sink's new name.
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", value_parser = parse_name)]
         to: String,
         /// Even while a relay runs.
         #[arg(long)]
@@ -46,7 +46,7 @@ enum Command {
         /// The source.
         #[arg(long, value_name = "NAME")]
         source: String,
-        /// What counts as delivered from now on.
+        /// Where they start.
         #[arg(long, value_enum, default_value_t = From::Unsettled)]
         start: From,
         /// Even while a relay runs: what it has in flight may be published twice.
@@ -72,11 +72,11 @@ struct Which {
 /// Where ledgers start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum From {
-    /// Everything in the table is delivered.
+    /// At the first row: everything in the table is delivered, what was delivered before once more.
     Earliest,
-    /// Delivery starts at the oldest row without sent_at.
+    /// At the oldest row without sent_at.
     Unsettled,
-    /// What is in the table counts as delivered.
+    /// After what is in the table, which counts as delivered.
     Latest,
 }
 
@@ -165,9 +165,7 @@ fn line(config: &Config, entry: &LedgerEntry) -> [String; 8] {
 }
 
 fn is_configured(config: &Config, ledger: &LedgerName) -> bool {
-    let sink = config.sinks.get(&ledger.sink);
-    ledger.relay == config.relay.name
-        && sink.is_some_and(|sink| sink.inputs.contains(&ledger.source))
+    ledger.relay == config.relay.name && config.feeds(&ledger.source, &ledger.sink)
 }
 
 /// The one ledger that is meant.

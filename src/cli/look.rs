@@ -12,6 +12,8 @@ pub(super) struct Look {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Style {
     Bold,
+    /// For the demo only.
+    #[cfg(feature = "sqlite")]
     Faint,
     Green,
     Yellow,
@@ -49,6 +51,7 @@ impl Look {
         }
         let code = match style {
             Style::Bold => 1,
+            #[cfg(feature = "sqlite")]
             Style::Faint => 2,
             Style::Green => 32,
             Style::Yellow => 33,

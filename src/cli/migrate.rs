@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args as ClapArgs;
 
-use super::say;
+use super::{named, say};
 use crate::config::{Config, Source, SourceKind};
 use crate::error::BoxError;
 use crate::source::SourceError;
@@ -46,8 +46,13 @@ pub(super) async fn run(config: &Config, args: &Args) -> Result<(), BoxError> {
     if args.adopt {
         return adopt(config, args).await;
     }
-    for source in chosen(config, args)? {
+    let chosen = chosen(config, args)?;
+    let are_several = chosen.len() > 1;
+    for source in chosen {
         if args.print {
+            if are_several {
+                say(&format!("-- source {}", source.name))?;
+            }
             say(&printed(&source.kind)?)?;
             continue;
         }
@@ -73,10 +78,7 @@ fn chosen<'a>(config: &'a Config, args: &Args) -> Result<Vec<&'a Source>, BoxErr
     let Some(name) = &args.source else {
         return Ok(config.sources.values().collect());
     };
-    match config.sources.get(name) {
-        Some(source) => Ok(vec![source]),
-        None => Err(format!("--source: the configuration has no source {name}").into()),
-    }
+    Ok(vec![named(config, name)?])
 }
 
 async fn migrate(source: &Source) -> Result<Vec<String>, SourceError> {

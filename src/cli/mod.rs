@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{ConfigErrors, Origin, Overrides};
+use crate::config::{Config, ConfigErrors, Origin, Overrides, Source};
 use crate::error::{BoxError, chain};
 use crate::exit::Exit;
 
@@ -197,6 +197,18 @@ fn failed(failure: Failure) -> Exit {
             Exit::Failure
         }
     }
+}
+
+/// The source that `--source` names.
+fn named<'a>(config: &'a Config, source: &str) -> Result<&'a Source, BoxError> {
+    let source = config.source(source);
+    source.map_err(|error| format!("--source: {error}").into())
+}
+
+/// `1 event`, `2 events`.
+fn number_of(count: u64, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
 }
 
 fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {

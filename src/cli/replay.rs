@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use clap::{ArgGroup, Args as ClapArgs};
 
 use super::progress::Progress;
-use super::say;
+use super::{number_of, say};
 use crate::config::Config;
 use crate::error::BoxError;
 use crate::relay;
@@ -48,7 +48,7 @@ pub(super) struct Args {
     #[arg(long = "key", value_name = "KEY")]
     keys: Vec<String>,
     /// Events of this type, exact or with `*`, as routes have it; may be repeated.
-    #[arg(long = "type", value_name = "PATTERN", value_parser = pattern)]
+    #[arg(long = "type", value_name = "PATTERN", value_parser = Pattern::parse)]
     event_types: Vec<Pattern>,
     /// Say how many would be replayed, and change nothing.
     #[arg(long)]
@@ -69,7 +69,11 @@ pub(super) async fn run(config: &Config, args: &Args) -> Result<(), BoxError> {
     };
     match outcome {
         TakenBack::Done => tell(args, source, &choice),
-        TakenBack::NoLedger => Err("the ledger is gone".into()),
+        TakenBack::NoLedger => Err(format!(
+            "the ledger of sink {} was dropped meanwhile, and nothing was changed",
+            args.sink
+        )
+        .into()),
         TakenBack::Full => Err(format!(
             "the ledger of sink {} would have more than {MAX_RETRY_RANGES} gaps: let the relay deliver what was \
              replayed or retried so far, then run this again, or select less",
@@ -112,10 +116,7 @@ async fn choose(
 }
 
 fn tell(args: &Args, source: &str, choice: &Choice) -> Result<(), BoxError> {
-    let events = match choice.events {
-        1 => "1 event".to_owned(),
-        events => format!("{events} events"),
-    };
+    let events = number_of(choice.events, "event");
     let what = if args.dry_run {
         "would be delivered again"
     } else {
@@ -158,7 +159,7 @@ fn source<'a>(config: &'a Config, args: &'a Args) -> Result<&'a str, BoxError> {
         .into());
     };
     match (&args.source, sink.inputs.as_slice()) {
-        (Some(source), inputs) if !inputs.contains(source) => Err(format!(
+        (Some(source), _) if !sink.is_fed_by(source) => Err(format!(
             "--source: source {source} feeds no sink {} in the configuration, so that nobody would deliver its events",
             args.sink
         )
@@ -207,10 +208,6 @@ impl Args {
             event_types: self.event_types.clone(),
         }
     }
-}
-
-fn pattern(text: &str) -> Result<Pattern, String> {
-    Pattern::parse(text).map_err(|error| error.to_string())
 }
 
 fn time(text: &str) -> Result<DateTime<Utc>, String> {

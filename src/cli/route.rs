@@ -8,7 +8,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::emit::parse_header;
-use super::say;
+use super::{named, say};
 use crate::config::{Config, Sink, Unrouted};
 use crate::error::BoxError;
 use crate::event::{Event, Payload};
@@ -79,15 +79,8 @@ enum Outcome {
 }
 
 pub(super) fn run(config: &Config, args: &Args) -> Result<(), BoxError> {
-    if let Some(source) = &args.source
-        && !config.sources.contains_key(source)
-    {
-        let names: Vec<&str> = config.sources.keys().map(String::as_str).collect();
-        return Err(format!(
-            "--source: there is no source {source} in the configuration, only {}",
-            names.join(", ")
-        )
-        .into());
+    if let Some(source) = &args.source {
+        named(config, source)?;
     }
     let explanation = Explanation::of(config, args);
     if args.json {
@@ -123,7 +116,7 @@ impl Explanation {
         let event = event(args);
         let fed = |sink: &&Sink| {
             let source = args.source.as_ref();
-            source.is_none_or(|source| sink.inputs.contains(source))
+            source.is_none_or(|source| sink.is_fed_by(source))
         };
         let sinks = config.sinks.values().filter(fed);
         Self {

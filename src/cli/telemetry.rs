@@ -19,8 +19,13 @@ const SILENT: &str = "lapin::io_loop=off,lapin::returned_messages=off";
 
 /// Starts logging: this program at `level` and its clients at `warn`, or as `RUST_LOG` says.
 pub(super) fn init(format: LogFormat, level: &str) {
-    let filter = std::env::var(EnvFilter::DEFAULT_ENV).ok();
-    let filter = filter.and_then(|text| EnvFilter::try_new(discreet(&text)).ok());
+    let wanted = std::env::var(EnvFilter::DEFAULT_ENV).ok();
+    let wanted = wanted.map(|text| EnvFilter::try_new(discreet(&text)));
+    let (filter, misunderstood) = match wanted {
+        Some(Ok(filter)) => (Some(filter), None),
+        Some(Err(error)) => (None, Some(error)),
+        None => (None, None),
+    };
     let filter = filter
         .unwrap_or_else(|| EnvFilter::new(discreet(&format!("{level},sqlx=warn,async_nats=warn"))));
     let builder = tracing_subscriber::fmt()
@@ -30,6 +35,9 @@ pub(super) fn init(format: LogFormat, level: &str) {
     match format {
         LogFormat::Pretty => builder.with_target(false).init(),
         LogFormat::Json => builder.json().init(),
+    }
+    if let Some(error) = misunderstood {
+        tracing::warn!(%error, "RUST_LOG is not understood, and nothing of it counts");
     }
 }
 

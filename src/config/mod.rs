@@ -22,6 +22,7 @@ mod nearest;
 mod plain;
 mod quantity;
 mod read;
+mod references;
 mod report;
 mod schema;
 mod secret;
@@ -43,7 +44,9 @@ pub use secret::Secret;
 pub use validated::*;
 
 pub(crate) use quantity::parse_duration;
+pub(crate) use references::NoSource;
 use report::Report;
+pub(crate) use validate::parse_name;
 
 /// The file that is read if no other is named and it is there.
 pub const DEFAULT_FILE: &str = "outbox.toml";

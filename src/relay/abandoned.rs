@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::plan::fed;
 use super::session::Following;
 use crate::error::chain;
 use crate::metrics::SourceGauge;
@@ -65,7 +64,7 @@ async fn look(
     let abandoned = source.abandoned().await?;
     let stored = source.settling_sinks().await?;
     let config = Arc::clone(&config.borrow());
-    let is_stranger = |stored: &&String| !fed(&config, name).any(|sink| sink.name == **stored);
+    let is_stranger = |stored: &&String| !config.fed_by(name).any(|sink| sink.name == **stored);
     Ok((abandoned, stored.iter().filter(is_stranger).count()))
 }
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::abandoned::watch_abandoned;
-use super::plan::fed;
 use super::session::Following;
 use crate::error::chain;
 use crate::metrics::{DeadLetterGauges, SourceGauge};
@@ -116,7 +115,7 @@ impl Census {
     }
 
     fn completed(&self, mut counts: BTreeMap<String, u64>) -> BTreeMap<String, u64> {
-        for sink in fed(&self.config.borrow(), &self.name) {
+        for sink in self.config.borrow().fed_by(&self.name) {
             counts.entry(sink.name.clone()).or_insert(0);
         }
         counts

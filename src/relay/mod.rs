@@ -15,6 +15,7 @@ mod roster;
 mod session;
 mod sinks;
 mod supervisor;
+mod thread;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -169,11 +170,8 @@ impl<T: Source + Bookkeeping + DeadLetters + Replays> Database for T {}
 
 /// Makes a source. To add a kind, add its arm.
 fn database(config: &Config, name: &str) -> Result<Box<dyn Database>, SourceError> {
-    let Some(source) = config.sources.get(name) else {
-        return Err(SourceError::Refused(format!(
-            "there is no source {name} in the configuration"
-        )));
-    };
+    let named = config.source(name);
+    let source = named.map_err(|error| SourceError::Refused(error.to_string()))?;
     match &source.kind {
         #[cfg(feature = "postgres")]
         crate::config::SourceKind::Postgres(postgres) => {

@@ -11,6 +11,7 @@ use super::plan::{self, PipelineSettings};
 use super::roster::{Ended, Outcome, Roster};
 use super::session::{End, SourceTask};
 use super::sinks::{Ledger, PipelineTask};
+use super::thread::OwnThread;
 use crate::config::Config;
 use crate::error::chain;
 use crate::lease::Lease;
@@ -207,7 +208,8 @@ impl<'a> Pipelines<'a> {
             status: task.status.start_pipeline(source, sink, tally),
         };
         let span = tracing::info_span!("pipeline", source, sink);
-        self.roster.start(sink, settings, |stop| {
+        let thread = OwnThread::named(sink);
+        self.roster.start(sink, settings, thread, |stop| {
             tracing::Instrument::instrument(pipeline.run(stop), span)
         });
     }

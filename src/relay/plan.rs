@@ -15,15 +15,6 @@ pub(super) struct PipelineSettings {
     router: Router,
 }
 
-/// The sinks that a source feeds.
-pub(super) fn fed<'a>(
-    config: &'a Config,
-    source: &'a str,
-) -> impl Iterator<Item = &'a config::Sink> {
-    let feeds = move |sink: &&config::Sink| sink.inputs.iter().any(|input| input == source);
-    config.sinks.values().filter(feeds)
-}
-
 /// The settings of every pipeline of a source, by sink.
 pub(super) fn pipelines(config: &Config, source: &str) -> BTreeMap<String, PipelineSettings> {
     let settings = |sink: &config::Sink| PipelineSettings {
@@ -33,7 +24,8 @@ pub(super) fn pipelines(config: &Config, source: &str) -> BTreeMap<String, Pipel
             ..sink.clone()
         },
     };
-    fed(config, source)
+    config
+        .fed_by(source)
         .map(|sink| (sink.name.clone(), settings(sink)))
         .collect()
 }
@@ -117,7 +109,7 @@ impl Plan {
         };
         let sources = new.sources.keys();
         let pairs =
-            sources.flat_map(|source| fed(new, source).map(move |sink| (source.as_str(), sink)));
+            sources.flat_map(|source| new.fed_by(source).map(move |sink| (source.as_str(), sink)));
         pairs.filter(|(source, sink)| joins(source, sink)).collect()
     }
 }

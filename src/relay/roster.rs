@@ -10,6 +10,8 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::thread::OwnThread;
+
 /// Tasks by name. Dropped, it aborts all of them.
 #[derive(Debug)]
 pub(super) struct Roster<S, T> {
@@ -27,6 +29,8 @@ struct Entry<S> {
     abort: AbortHandle,
     /// Set once it was told to stop.
     abort_at: Option<Instant>,
+    /// Where it runs, unless that is where everybody does.
+    thread: Option<OwnThread>,
 }
 
 /// A task that has ended.
@@ -59,24 +63,30 @@ impl<S: PartialEq, T: Send + 'static> Roster<S, T> {
         }
     }
 
-    /// Starts a task under a name that is free; `task` is given its stop.
+    /// Starts a task under a name that is free, on its own thread if it has one; `task` is given its stop.
     pub(super) fn start<F>(
         &mut self,
         name: &str,
         settings: S,
+        thread: Option<OwnThread>,
         task: impl FnOnce(CancellationToken) -> F,
     ) where
         F: Future<Output = T> + Send + 'static,
     {
         debug_assert!(!self.entries.contains_key(name), "{name} runs already");
         let stop = self.stop.child_token();
-        let abort = self.tasks.spawn(task(stop.clone()));
+        let task = task(stop.clone());
+        let abort = match &thread {
+            Some(thread) => self.tasks.spawn_on(task, thread.handle()),
+            None => self.tasks.spawn(task),
+        };
         let entry = Entry {
             id: abort.id(),
             settings,
             stop,
             abort,
             abort_at: None,
+            thread,
         };
         self.entries.insert(name.to_owned(), entry);
     }
@@ -167,7 +177,10 @@ impl<S: PartialEq, T: Send + 'static> Roster<S, T> {
         };
         let mut named = self.entries.iter().filter(|(_, entry)| entry.id == id);
         let name = named.next()?.0.clone();
-        let entry = self.entries.remove(&name)?;
+        let mut entry = self.entries.remove(&name)?;
+        if let Some(thread) = entry.thread.take() {
+            tokio::spawn(thread.leave());
+        }
         Some(Ended {
             name,
             stopped: entry.stop.is_cancelled(),
@@ -206,7 +219,7 @@ mod tests {
         let free = roster.make_room(&wanted, LIMIT);
         for name in &free {
             let value = wanted[name];
-            roster.start(name, value, |stop| async move {
+            roster.start(name, value, None, |stop| async move {
                 stop.cancelled().await;
                 if value % 2 == 1 {
                     std::future::pending::<()>().await;

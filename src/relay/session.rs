@@ -13,7 +13,6 @@ use super::census::Census;
 use super::janitor::{Janitor, Purpose};
 use super::keeper::keep;
 use super::pipelines::{Holding, Pipelines};
-use super::plan::fed;
 use super::supervisor::Sessions;
 use crate::backoff::Backoff;
 use crate::config::{self, Config, SinkKind};
@@ -148,7 +147,7 @@ impl SourceTask {
         let mut standby = false;
         while !stop.is_cancelled() {
             let config = Arc::clone(&config.borrow_and_update());
-            let sinks: Vec<SinkStart> = fed(&config, name).map(start_of).collect();
+            let sinks: Vec<SinkStart> = config.fed_by(name).map(start_of).collect();
             let Some(prepared) = stop.run_until_cancelled(self.source.prepare(&sinks)).await else {
                 return Ok(None);
             };
@@ -293,7 +292,7 @@ impl SourceTask {
 
     /// Whether a real broker is fed by the source, and not only mocks.
     pub(super) fn has_broker(&self, config: &Config) -> bool {
-        fed(config, &self.source_config.name).any(is_broker)
+        config.fed_by(&self.source_config.name).any(is_broker)
     }
 
     pub(super) fn warn_of_stranger(&self, sink: &str) {

@@ -153,7 +153,8 @@ impl Supervisor {
                         sessions: self.sessions.clone(),
                         at_start,
                     };
-                    self.sources.start(&name, settings, |stop| task.run(stop));
+                    self.sources
+                        .start(&name, settings, None, |stop| task.run(stop));
                 }
                 Err(source) => {
                     self.stop.cancel();

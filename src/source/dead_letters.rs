@@ -112,6 +112,14 @@ pub enum Retry {
     Full,
 }
 
+impl Retry {
+    /// Whether anything was done, and is to stay.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self, Self::Done { .. })
+    }
+}
+
 /// Takes the `seq` of removed letters out of what a ledger has delivered. False: it would have more than
 /// [`MAX_RETRY_RANGES`], and nothing of it is to be stored.
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

@@ -12,6 +12,8 @@ pub mod overview;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod replay;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod settling;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 mod writer;

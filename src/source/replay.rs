@@ -63,6 +63,14 @@ pub enum TakenBack {
     Full,
 }
 
+impl TakenBack {
+    /// Whether anything was done, and is to stay.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(super) fn is_done(&self) -> bool {
+        *self == Self::Done
+    }
+}
+
 /// Which events are meant: those that satisfy everything that is given.
 #[derive(Debug, Clone, Default)]
 pub struct Selection {

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::selection::{Pile, Which};
 use crate::cli::progress::Progress;
-use crate::cli::say;
+use crate::cli::{number_of, say};
 use crate::config::Config;
+use crate::dead_letters::{check_delivered, retried};
 use crate::error::BoxError;
-use crate::source::dead_letters::{Letter, MAX_RETRY_RANGES, Retry};
+use crate::source::dead_letters::Letter;
 
 /// What is done with the selected letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +46,9 @@ pub(super) async fn run(
         let counts = counted(&mut pile, &mut missing).await?;
         nothing &= counts.is_empty();
         if act == Act::Retry {
-            deliverable(config, &pile.source, &counts)?;
+            for sink in counts.keys() {
+                check_delivered(config, &pile.source, sink)?;
+            }
         }
         if dry_run {
             tell(act, &pile.source, &counts, true)?;
@@ -94,21 +97,6 @@ async fn counted(pile: &mut Pile, missing: &mut BTreeSet<i64>) -> Result<Counts,
     Ok(counts)
 }
 
-/// Refuses to put events into ledgers that nobody delivers from.
-fn deliverable(config: &Config, source: &str, counts: &Counts) -> Result<(), BoxError> {
-    for sink in counts.keys() {
-        let fed = |sink: &crate::config::Sink| sink.inputs.iter().any(|input| input == source);
-        if !config.sinks.get(sink).is_some_and(fed) {
-            return Err(format!(
-                "source {source} feeds no sink {sink} in the configuration, so that nobody would deliver its dead \
-                 letters: select others, discard them, or give them to another sink by `outbox-relay ledger rename`"
-            )
-            .into());
-        }
-    }
-    Ok(())
-}
-
 /// Acts on every letter of the pile; an error comes with what was done before it.
 async fn through(pile: &mut Pile, act: Act, total: u64) -> Result<Done, (Done, BoxError)> {
     let mut done = Done::default();
@@ -144,34 +132,15 @@ fn by_sink(letters: Vec<Letter>) -> BTreeMap<String, Vec<i64>> {
 }
 
 async fn retry(pile: &Pile, sink: &str, ids: &[i64], gone: &mut u64) -> Result<u64, BoxError> {
-    match pile.letters.retry(sink, ids).await? {
-        Retry::Done {
-            retried,
-            gone: without_row,
-        } => {
-            *gone += without_row;
-            Ok(retried)
-        }
-        Retry::NoLedger => Err(format!(
-            "the sink {sink} has no ledger for source {} yet: run the relay once",
-            pile.source
-        )
-        .into()),
-        Retry::Full => Err(format!(
-            "the ledger of sink {sink} would have more than {MAX_RETRY_RANGES} gaps: let the relay deliver what was \
-             retried so far, then retry the rest"
-        )
-        .into()),
-    }
+    let outcome = pile.letters.retry(sink, ids).await?;
+    let (retried, without_row) = retried(outcome, &pile.source, sink)?;
+    *gone += without_row;
+    Ok(retried)
 }
 
 fn tell(act: Act, source: &str, counts: &Counts, dry_run: bool) -> Result<(), BoxError> {
     for (sink, count) in counts {
-        let letters = if *count == 1 {
-            "1 dead letter".to_owned()
-        } else {
-            format!("{count} dead letters")
-        };
+        let letters = number_of(*count, "dead letter");
         let what = match (act, dry_run) {
             (Act::Retry, false) => "to be delivered again",
             (Act::Retry, true) => "would be delivered again",

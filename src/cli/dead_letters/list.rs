@@ -1,6 +1,6 @@
 //! `dead-letters list`.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::SecondsFormat;
 use serde::Serialize;
 
 use super::selection::Which;
@@ -8,9 +8,9 @@ use crate::cli::columns::{Side, aligned};
 use crate::cli::look::Look;
 use crate::cli::say;
 use crate::config::Config;
+use crate::dead_letters::LetterLine;
 use crate::error::BoxError;
 use crate::excerpt::printable;
-use crate::source::dead_letters::Letter;
 
 const HEADER: [&str; 9] = [
     "ID", "SOURCE", "SINK", "SEQ", "TYPE", "KEY", "ATTEMPTS", "SINCE", "REASON",
@@ -37,25 +37,10 @@ struct Listing {
     more: bool,
 }
 
-/// A letter.
-#[derive(Debug, Serialize)]
-struct LetterLine {
-    id: i64,
-    source: String,
-    sink: String,
-    seq: i64,
-    event_type: String,
-    /// Null: the event has no key.
-    aggregate_id: Option<String>,
-    attempts: i64,
-    dead_at: DateTime<Utc>,
-    reason: String,
-}
-
 pub(super) async fn run(
     config: &Config,
     which: &Which,
-    limit: usize,
+    limit: u64,
     json: bool,
 ) -> Result<(), BoxError> {
     let listing = listing(config, which, limit).await?;
@@ -78,7 +63,8 @@ pub(super) async fn run(
     Ok(())
 }
 
-async fn listing(config: &Config, which: &Which, limit: usize) -> Result<Listing, BoxError> {
+async fn listing(config: &Config, which: &Which, limit: u64) -> Result<Listing, BoxError> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let mut dead_letters = Vec::new();
     for mut pile in which.piles(config).await? {
         while let Some(letters) = pile.next().await? {
@@ -116,20 +102,4 @@ fn cells(letter: &LetterLine) -> [String; 9] {
         letter.dead_at.to_rfc3339_opts(SecondsFormat::Secs, true),
         printable(&letter.reason),
     ]
-}
-
-impl LetterLine {
-    fn of(source: &str, letter: Letter) -> Self {
-        Self {
-            id: letter.id,
-            source: source.to_owned(),
-            sink: letter.sink,
-            seq: letter.seq,
-            event_type: letter.event_type,
-            aggregate_id: letter.aggregate_id,
-            attempts: letter.attempts,
-            dead_at: letter.dead_at,
-            reason: letter.reason,
-        }
-    }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args as ClapArgs;
 
+use crate::cli::named;
 use crate::config::{self, Config};
 use crate::error::BoxError;
 use crate::relay;
@@ -38,7 +39,7 @@ pub(super) struct Which {
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
     /// Those of this event type, exact or with `*`, as routes have it; may be repeated.
-    #[arg(long = "type", value_name = "PATTERN", value_parser = pattern)]
+    #[arg(long = "type", value_name = "PATTERN", value_parser = Pattern::parse)]
     event_types: Vec<Pattern>,
     /// Those that have been dead letters for longer than this, such as 7d.
     #[arg(long, value_name = "AGE", value_parser = age)]
@@ -124,27 +125,12 @@ impl Pile {
 /// The names of the configured sources, or this one.
 pub(super) fn sources<'a>(
     config: &'a Config,
-    named: Option<&str>,
+    source: Option<&str>,
 ) -> Result<Vec<&'a str>, BoxError> {
-    let names = config.sources.keys().map(String::as_str);
-    let meant: Vec<&str> = names
-        .filter(|name| named.is_none_or(|named| named == *name))
-        .collect();
-    match (meant.is_empty(), named) {
-        (true, Some(named)) => {
-            let names: Vec<&str> = config.sources.keys().map(String::as_str).collect();
-            Err(format!(
-                "--source: there is no source {named} in the configuration, only {}",
-                names.join(", ")
-            )
-            .into())
-        }
-        _ => Ok(meant),
+    match source {
+        Some(source) => Ok(vec![&named(config, source)?.name]),
+        None => Ok(config.sources.keys().map(String::as_str).collect()),
     }
-}
-
-fn pattern(text: &str) -> Result<Pattern, String> {
-    Pattern::parse(text).map_err(|error| error.to_string())
 }
 
 fn age(text: &str) -> Result<Duration, String> {

@@ -228,9 +228,7 @@ async fn abandoned(source: &dyn Source) -> Option<Vec<AbandonedLedger>> {
 
 fn sinks(config: &Config, source: &str, overview: &Overview) -> Vec<SinkStatus> {
     let configured: BTreeSet<&str> = config
-        .sinks
-        .values()
-        .filter(|sink| sink.inputs.iter().any(|input| input == source))
+        .fed_by(source)
         .map(|sink| sink.name.as_str())
         .collect();
     let stored = overview.ledgers.iter().map(|ledger| ledger.sink.as_str());
@@ -288,4 +286,62 @@ fn ledger_status(ledger: &LedgerOverview, overview: &Overview) -> LedgerStatus {
 #[allow(clippy::cast_precision_loss)] // exact for any age that can be
 fn seconds(span: TimeDelta) -> f64 {
     span.num_milliseconds() as f64 / 1_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{documented_fields, fields};
+
+    #[test]
+    fn its_fields_have_the_documented_names() {
+        let ledger = LedgerStatus {
+            lowest_undelivered: 1,
+            highest_delivered: None,
+            ranges: 0,
+            pending: 1,
+            pending_is_exact: true,
+            holes: None,
+            oldest_pending: Some(OldestStatus {
+                seq: 1,
+                created_at: None,
+                age_seconds: None,
+            }),
+            last_flush: DateTime::default(),
+            last_flush_seconds: 0.0,
+        };
+        let source = SourceStatus {
+            lease: Some(LeaseStatus {
+                owner: "app-1".to_owned(),
+                held: true,
+                expires_in_seconds: None,
+            }),
+            abandoned_ledgers: Some(vec![AbandonedLedger {
+                relay: "former".to_owned(),
+                source: "app".to_owned(),
+                sink: "out".to_owned(),
+                halted: true,
+            }]),
+            open_transactions: Some(vec![OpenTransactionStatus {
+                who: "backend 7".to_owned(),
+                pid: Some(7),
+                age_seconds: None,
+            }]),
+            sinks: vec![SinkStatus {
+                sink: "out".to_owned(),
+                configured: true,
+                ledger: Some(ledger),
+                dead_letters: 0,
+            }],
+            ..SourceStatus::default()
+        };
+        let survey = Survey {
+            version: "1",
+            relay: "main".to_owned(),
+            sources: vec![source],
+        };
+        let json = serde_json::to_value(&survey).expect("JSON");
+        let documented = documented_fields("## What the database has: outbox-relay status --json");
+        assert_eq!(fields(&json), documented);
+    }
 }

@@ -9,6 +9,7 @@ mod hostile;
 mod jetstream;
 #[cfg(feature = "kafka")]
 mod kafka;
+mod limits;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
 mod reference;

@@ -116,6 +116,12 @@ fn what_is_wrong() {
             "a user needs a password",
         ),
         (
+            "url = 'amqp://h'\nqueue = 'q'\nauth = { user = 'u', password = '' }",
+            "auth.password",
+            10,
+            "is empty: set it",
+        ),
+        (
             "url = 'amqp://h'\nqueue = 'q'\ntls.ca = 'ca'",
             "tls",
             10,

@@ -8,6 +8,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::BaseProducer;
 use rdkafka::types::RDKafkaConfRes;
 
+use super::credentials::credentials;
 use super::scalar::choice;
 use super::tls as tls_files;
 use crate::config::finding::KeyPath;
@@ -171,29 +172,12 @@ fn auth(path: &KeyPath, typed: &typed::KafkaAuth, report: &mut Report) -> Option
     let mechanism_path = path.key("mechanism");
     let mechanism = typed.mechanism.as_deref();
     let mechanism = choice(report, &mechanism_path, mechanism, &MECHANISMS);
-    let user = typed.user.clone();
-    let user = report.required(&path.key("user"), user, "say who authenticates");
-    let password = typed.password.clone();
-    let password = report.required(&path.key("password"), password, "a user needs a password");
-    let is_empty = [
-        ("user", user.as_ref().is_some_and(String::is_empty)),
-        (
-            "password",
-            password
-                .as_ref()
-                .is_some_and(|password| password.expose().is_empty()),
-        ),
-    ];
-    for (key, _) in is_empty.iter().filter(|(_, is_empty)| *is_empty) {
-        report.error(
-            &path.key(key),
-            "is empty: set it, or take out the table auth",
-        );
-    }
+    let (user, password) = (typed.user.as_ref(), typed.password.as_ref());
+    let (user, password) = credentials(path, user, password, report)?;
     Some(KafkaAuth {
         mechanism: mechanism.unwrap_or(KafkaMechanism::ScramSha512),
-        user: user?,
-        password: password?,
+        user,
+        password,
     })
 }
 

@@ -3,6 +3,8 @@
 //! Each function gives a value even where something is wrong, so that the rest is looked at too; the findings in
 //! the report decide in the end.
 
+#[cfg(any(feature = "nats", feature = "rabbitmq", feature = "kafka"))]
+mod credentials;
 mod destination;
 mod envelope;
 #[cfg(feature = "kafka")]
@@ -30,6 +32,8 @@ use super::report::Report;
 use super::typed;
 use super::validated::{Admin, Config, Relay, Retry, Tls};
 use scalar::{HOUR, SECOND, count, duration, name};
+
+pub(crate) use scalar::parse_name;
 
 /// The mode of a PostgreSQL source that names none.
 pub(super) const DEFAULT_MODE: &str = "notify";

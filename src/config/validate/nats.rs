@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::credentials::credentials;
 use super::scalar::{DAY, MINUTE, SECOND, choice, optional_duration, optional_size};
 use super::tls;
 use crate::config::finding::KeyPath;
@@ -120,11 +121,7 @@ fn auth(path: &KeyPath, typed: Option<&typed::NatsAuth>, report: &mut Report) ->
             format!("has {}: keep one of them", chosen.join(" and ")),
         );
     }
-    for (key, given) in [
-        ("password", &typed.password),
-        ("token", &typed.token),
-        ("nkey", &typed.nkey),
-    ] {
+    for (key, given) in [("token", &typed.token), ("nkey", &typed.nkey)] {
         if given
             .as_ref()
             .is_some_and(|secret| secret.expose().is_empty())
@@ -134,15 +131,7 @@ fn auth(path: &KeyPath, typed: Option<&typed::NatsAuth>, report: &mut Report) ->
     }
     match typed {
         typed::NatsAuth { user, password, .. } if user.is_some() || password.is_some() => {
-            let user = report.required(
-                &path.key("user"),
-                user.clone(),
-                "a password needs the user that it is of",
-            );
-            let password = password.clone();
-            let password =
-                report.required(&path.key("password"), password, "a user needs a password");
-            user.zip(password)
+            credentials(path, user.as_ref(), password.as_ref(), report)
                 .map_or(NatsAuth::None, |(user, password)| {
                     NatsAuth::User(user, password)
                 })

@@ -3,6 +3,7 @@
 mod url;
 
 use self::url::Address;
+use super::credentials::credentials;
 use super::scalar::choice;
 use super::tls;
 use crate::config::Secret;
@@ -27,7 +28,10 @@ const MAX_NAME: usize = 255;
 pub(super) fn rabbitmq(path: &KeyPath, typed: &typed::Rabbitmq, report: &mut Report) -> Rabbitmq {
     let address = address(&path.key("url"), typed.url.as_ref(), report);
     let own = typed.auth.as_ref();
-    let own = own.and_then(|typed| auth(&path.key("auth"), typed, report));
+    let own = own.and_then(|typed| {
+        let (user, password) = (typed.user.as_ref(), typed.password.as_ref());
+        credentials(&path.key("auth"), user, password, report)
+    });
     // What a broker has for a user of its own machine, and what every client assumes.
     let (user, password) = own
         .or(address.credentials)
@@ -64,18 +68,6 @@ fn address(path: &KeyPath, given: Option<&Secret>, report: &mut Report) -> Addre
         report.error(path, format!("{problem}: {example}"));
         Address::default()
     })
-}
-
-fn auth(
-    path: &KeyPath,
-    typed: &typed::RabbitmqAuth,
-    report: &mut Report,
-) -> Option<(String, Secret)> {
-    let user = typed.user.clone();
-    let user = report.required(&path.key("user"), user, "say who connects");
-    let password = typed.password.clone();
-    let password = report.required(&path.key("password"), password, "a user needs a password");
-    user.zip(password)
 }
 
 fn declare(path: &KeyPath, typed: &typed::Rabbitmq, report: &mut Report) -> RabbitmqDeclare {

@@ -17,7 +17,7 @@ pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
 /// The longest name of a relay, source or sink: they are kept in keys of the database and in labels of metrics.
 const MAX_NAME: usize = 63;
-/// PostgreSQL cuts longer ones off in silence.
+/// PostgreSQL cuts longer names of tables and columns off in silence.
 const MAX_IDENTIFIER: usize = 63;
 
 /// The duration that was given, or the default.
@@ -126,27 +126,41 @@ pub(super) fn choice<T: Copy>(
     found.map(|(_, meaning)| *meaning)
 }
 
-/// Checks the name of a relay, source or sink.
-pub(super) fn name(report: &mut Report, path: &KeyPath, name: &str) {
+/// Reads the name of a relay, source or sink.
+pub(crate) fn parse_name(name: &str) -> Result<String, &'static str> {
     let follows = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
     let begins_well = name
         .bytes()
         .next()
         .is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     if !begins_well || !name.bytes().all(follows) || name.len() > MAX_NAME {
-        report.error(
-            path,
+        return Err(
             "is not a valid name: use 1 to 63 letters, digits, `_`, `.` and `-`, beginning with a letter, digit or `_`",
         );
     }
+    Ok(name.to_owned())
 }
 
-/// Checks the name of a table, schema or column.
+/// Checks the name of a relay, source or sink.
+pub(super) fn name(report: &mut Report, path: &KeyPath, name: &str) {
+    if let Err(complaint) = parse_name(name) {
+        report.error(path, complaint);
+    }
+}
+
+/// Checks the name of a table, schema or column of PostgreSQL.
+pub(super) fn postgres_identifier(report: &mut Report, path: &KeyPath, name: &str) {
+    if name.len() > MAX_IDENTIFIER {
+        report.error(path, "is longer than the 63 bytes that PostgreSQL allows");
+    } else {
+        identifier(report, path, name);
+    }
+}
+
+/// Checks the name of a table, whatever the database.
 pub(super) fn identifier(report: &mut Report, path: &KeyPath, name: &str) {
     if name.is_empty() {
         report.error(path, "is empty: write the name as the database has it");
-    } else if name.len() > MAX_IDENTIFIER {
-        report.error(path, "is longer than the 63 bytes that PostgreSQL allows");
     } else if name.chars().any(char::is_control) {
         report.error(
             path,

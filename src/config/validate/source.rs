@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::percent::decoded;
 use super::scalar::{
     DAY, HOUR, SECOND, choice, count, duration, identifier, name, optional_duration,
+    postgres_identifier,
 };
 use super::tls;
 use crate::config::availability;
@@ -253,7 +254,7 @@ fn table(path: &KeyPath, text: &str, report: &mut Report) -> TableName {
         schema
             .into_iter()
             .chain([name])
-            .for_each(|part| identifier(report, path, part));
+            .for_each(|part| postgres_identifier(report, path, part));
     }
     TableName {
         schema: schema.map(str::to_owned),
@@ -263,7 +264,7 @@ fn table(path: &KeyPath, text: &str, report: &mut Report) -> TableName {
 
 fn columns(path: &KeyPath, typed: &typed::Columns, report: &mut Report) -> Columns {
     let mut check = |key: &str, name: &str| {
-        identifier(report, &path.key(key), name);
+        postgres_identifier(report, &path.key(key), name);
         name.to_owned()
     };
     let mut required =

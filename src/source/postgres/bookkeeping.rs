@@ -36,10 +36,7 @@ impl Postgres {
         statements: &[String],
         further: &[&str],
     ) -> Result<bool, SourceError> {
-        let mut link = self.link.lock().await;
-        let mut connection = link.checkout(action).await?;
-        let there = limited(action, async {
-            connection.execute(BEGIN).await?;
+        let work = async |connection: &mut PgConnection| {
             let mut there = false;
             for (index, statement) in statements.iter().enumerate() {
                 let query = sqlx::query(AssertSqlSafe(statement.clone())).persistent(false);
@@ -47,18 +44,15 @@ impl Postgres {
                 let query = further
                     .iter()
                     .fold(query.bind(&ledger.sink), |q, p| q.bind(*p));
-                let done = query.execute(&mut connection).await?;
+                let done = query.execute(&mut *connection).await?;
                 there |= index == 0 && done.rows_affected() > 0;
                 if !there {
                     break;
                 }
             }
-            connection.execute("COMMIT").await?;
             Ok(there)
-        })
-        .await?;
-        link.give_back(connection);
-        Ok(there)
+        };
+        self.in_transaction(action, work, |_| true).await
     }
 
     async fn reset_in(

@@ -5,10 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, Executor as _, Row as _};
+use sqlx::{AssertSqlSafe, Row as _};
 
 use super::homes::same_table_sql;
-use super::link::{BEGIN, limited};
 use super::sql::{self, Names};
 use super::{Postgres, sql::quoted};
 use crate::event::{Event, Payload};
@@ -194,64 +193,25 @@ impl DeadLetters for Postgres {
     }
 
     async fn page(&self, which: &Selection, span: Span, limit: usize) -> Result<Page, SourceError> {
-        let mut link = self.link.lock().await;
-        let mut connection = link.checkout(LIST).await?;
-        let letters = limited(LIST, async {
-            connection.execute(BEGIN).await?;
-            let letters = self.page_in(&mut connection, which, span, limit).await?;
-            connection.execute("COMMIT").await?;
-            Ok(letters)
-        })
-        .await?;
-        link.give_back(connection);
+        let work = async |on: &mut PgConnection| self.page_in(on, which, span, limit).await;
+        let letters = self.in_transaction(LIST, work, |_| true).await?;
         Ok(Page::of(letters, limit, which))
     }
 
     async fn read(&self, id: i64) -> Result<Option<(Letter, Event)>, SourceError> {
         self.inspected().await?;
-        let mut link = self.link.lock().await;
-        let mut connection = link.checkout(READ).await?;
-        let letter = limited(READ, async {
-            connection.execute(BEGIN).await?;
-            let letter = self.read_in(&mut connection, id).await?;
-            connection.execute("COMMIT").await?;
-            Ok(letter)
-        })
-        .await?;
-        link.give_back(connection);
-        Ok(letter)
+        let work = async |on: &mut PgConnection| self.read_in(on, id).await;
+        self.in_transaction(READ, work, |_| true).await
     }
 
     async fn retry(&self, sink: &str, ids: &[i64]) -> Result<Retry, SourceError> {
-        let mut link = self.link.lock().await;
-        let mut connection = link.checkout(RETRY).await?;
-        let outcome = limited(RETRY, async {
-            connection.execute(BEGIN).await?;
-            let outcome = self.retry_in(&mut connection, sink, ids).await?;
-            let end = match outcome {
-                Retry::Done { .. } => "COMMIT",
-                Retry::NoLedger | Retry::Full => "ROLLBACK",
-            };
-            connection.execute(end).await?;
-            Ok(outcome)
-        })
-        .await?;
-        link.give_back(connection);
-        Ok(outcome)
+        let work = async |on: &mut PgConnection| self.retry_in(on, sink, ids).await;
+        self.in_transaction(RETRY, work, Retry::is_done).await
     }
 
     async fn discard(&self, sink: &str, ids: &[i64]) -> Result<u64, SourceError> {
-        let mut link = self.link.lock().await;
-        let mut connection = link.checkout(DISCARD).await?;
-        let discarded = limited(DISCARD, async {
-            connection.execute(BEGIN).await?;
-            let discarded = self.discard_in(&mut connection, sink, ids).await?;
-            connection.execute("COMMIT").await?;
-            Ok(discarded)
-        })
-        .await?;
-        link.give_back(connection);
-        Ok(discarded)
+        let work = async |on: &mut PgConnection| self.discard_in(on, sink, ids).await;
+        self.in_transaction(DISCARD, work, |_| true).await
     }
 }
 

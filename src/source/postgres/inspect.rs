@@ -3,11 +3,12 @@
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
-use super::columns::{check_columns, columns_of};
+use super::columns::{check_columns, columns_of, is_zoned};
 use super::link::Link;
-use super::migrate::{RINGS, VERSION};
+use super::migrate::VERSION;
 use super::rows::PayloadType;
 use super::sql::{self, Names};
+use super::trigger::{self, Firing, Trigger};
 use crate::config::{Columns, Mode};
 use crate::source::SourceError;
 
@@ -21,11 +22,23 @@ const OLDEST_SERVER: i32 = 140_001;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Facts {
     pub(super) payload: PayloadType,
+    /// Times of creation have a time zone.
+    pub(super) zoned: bool,
     /// The database takes any bytes as text.
     pub(super) any_bytes: bool,
 }
 
 impl Facts {
+    /// `created_at` as the rows have it, as eight bytes of microseconds: of all that the server can make of a time, the
+    /// cheapest by far, and exact.
+    pub(super) fn created_at_sql(&self) -> &'static str {
+        if self.zoned {
+            "timestamptz_send(created_at)"
+        } else {
+            "timestamp_send(created_at)"
+        }
+    }
+
     /// What stands before a statement that reads rows: else the server refuses a whole answer for what is no UTF-8 in
     /// it.
     pub(super) fn encoding_sql(&self) -> &'static str {
@@ -49,15 +62,13 @@ pub(super) async fn inspect(
     };
     table.check(names, columns)?;
     check_version(link, names).await?;
-    if mode != Mode::Poll && !table.rings {
-        return Err(SourceError::Migrate(format!(
-            "the table {} has no doorbell, which mode = \"notify\" needs: run `outbox-relay migrate`",
-            names.table
-        )));
+    if mode != Mode::Poll {
+        check_doorbell(table.trigger, &names.table)?;
     }
     let found = columns_of(link, names).await?;
     check_columns(&found, names, columns).map(|payload| Facts {
         payload,
+        zoned: is_zoned(&found, columns),
         any_bytes: table.any_bytes,
     })
 }
@@ -96,7 +107,7 @@ pub(super) struct Table {
     in_a_tree: bool,
     row_security: bool,
     subscribed: bool,
-    rings: bool,
+    pub(super) trigger: Trigger,
     identity: Option<String>,
     sequence: Option<String>,
     sequence_is_plain: Option<bool>,
@@ -115,9 +126,7 @@ fn table_sql(names: &Names, columns: &Columns) -> String {
          c.relispartition OR EXISTS (SELECT FROM pg_inherits i WHERE c.oid IN (i.inhrelid, i.inhparent)) \
          AS in_a_tree, row_security_active(c.oid) AS row_security, \
          EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srrelid = c.oid) AS subscribed, \
-         EXISTS (SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid WHERE t.tgrelid = c.oid \
-         AND p.proname = 'outbox_relay_ring' AND t.tgenabled IN ('O', 'A') AND {RINGS}) AS rings, \
-         a.attidentity::text AS identity, (SELECT format('%I.%I', o.nspname, q.relname) FROM pg_class q \
+         {trigger}, a.attidentity::text AS identity, (SELECT format('%I.%I', o.nspname, q.relname) FROM pg_class q \
          JOIN pg_namespace o ON o.oid = q.relnamespace WHERE q.oid = s.seqrelid) AS sequence, \
          CASE WHEN NOT has_sequence_privilege(s.seqrelid, 'SELECT') THEN quote_ident(current_user) END \
          AS sequence_unread_by, \
@@ -129,7 +138,9 @@ fn table_sql(names: &Names, columns: &Columns) -> String {
          AND NOT a.attisdropped \
          LEFT JOIN pg_depend d ON d.refobjid = c.oid AND d.refobjsubid = a.attnum AND d.deptype = 'i' \
          AND d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass \
-         LEFT JOIN pg_sequence s ON s.seqrelid = d.objid WHERE c.oid = to_regclass({table})",
+         LEFT JOIN pg_sequence s ON s.seqrelid = d.objid {trigger_join} WHERE c.oid = to_regclass({table})",
+        trigger = trigger::COLUMNS,
+        trigger_join = trigger::JOIN,
         seq = sql::literal(&columns.seq),
         ledger = sql::literal(&format!("{}outbox_ledger", names.schema)),
         table = names.table_literal(),
@@ -149,7 +160,7 @@ impl Table {
             in_a_tree: row.try_get("in_a_tree")?,
             row_security: row.try_get("row_security")?,
             subscribed: row.try_get("subscribed")?,
-            rings: row.try_get("rings")?,
+            trigger: Trigger::from_row(row)?,
             identity: row.try_get("identity")?,
             sequence: row.try_get("sequence")?,
             sequence_is_plain: row.try_get("sequence_is_plain")?,
@@ -253,6 +264,21 @@ pub(super) fn no_table(table: &str) -> SourceError {
     SourceError::Migrate(format!(
         "there is no table {table}: run `outbox-relay migrate` (or `run --migrate`)"
     ))
+}
+
+fn check_doorbell(trigger: Trigger, table: &str) -> Result<(), SourceError> {
+    match trigger {
+        Trigger::Missing => Err(SourceError::Migrate(format!(
+            "the table {table} has no doorbell, which mode = \"notify\" needs: run `outbox-relay migrate`"
+        ))),
+        Trigger::Former(Firing::Disabled) | Trigger::Current(Firing::Disabled) => {
+            Err(SourceError::Migrate(format!(
+                "the doorbell of {table}, which mode = \"notify\" needs, is disabled: \
+                 ALTER TABLE {table} ENABLE TRIGGER outbox_relay_ring"
+            )))
+        }
+        Trigger::Former(_) | Trigger::Current(_) => Ok(()),
+    }
 }
 
 fn refused<const N: usize>(

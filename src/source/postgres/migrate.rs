@@ -7,6 +7,7 @@ use sqlx::Row as _;
 use super::inspect;
 use super::link::{Link, refusal};
 use super::sql::{self, Names};
+use super::trigger::{Firing, Trigger};
 use crate::config::{self, Mode};
 use crate::error::chain;
 use crate::source::SourceError;
@@ -22,15 +23,6 @@ const MIGRATIONS: &[(&str, &str)] = &[(
     "relay",
     include_str!("../../../migrations/postgres/0001_relay.sql"),
 )];
-
-/// The doorbell among a table's triggers.
-const TRIGGER: &str = "tgname = 'outbox_relay_ring'";
-
-/// That a trigger's lock is that of the table it is on: a tool that copies tables with their triggers leaves that of the
-/// original in the condition, which then never rings. Without the condition it always is.
-/// Of other triggers nothing is asked: an expression with both OLD and NEW can't be shown.
-pub(super) const RINGS: &str = "CASE WHEN tgname <> 'outbox_relay_ring' THEN false WHEN tgqual IS NULL THEN true \
-     ELSE position(quote_literal(tgrelid::regclass::text) || '::regclass' IN pg_get_expr(tgqual, tgrelid)) > 0 END";
 
 const OUTBOX: &str = include_str!("../../../migrations/postgres/outbox.sql");
 const DOORBELL: &str = include_str!("../../../migrations/postgres/doorbell.sql");
@@ -51,9 +43,11 @@ pub async fn migrate(config: &config::Postgres) -> Result<Vec<String>, SourceErr
     let mut done = Vec::new();
     // Two replicas that start with `run --migrate` must not meet: the lock ends with the transaction.
     let mut script = format!("{LOCK}; ");
+    let mut trigger = Trigger::Missing;
     if let Some(table) = inspect::table(&mut link, &names, &config.columns).await? {
         // Before anything is installed on a table that no relay could work with.
         table.check(&names, &config.columns)?;
+        trigger = table.trigger;
         done.push(format!("{} is there already", names.table));
     } else {
         script.push_str(&filled(OUTBOX, &names));
@@ -61,15 +55,14 @@ pub async fn migrate(config: &config::Postgres) -> Result<Vec<String>, SourceErr
     }
     script.push_str(&relay_tables(&names, installed, &mut done));
     // Writers that use two-phase commit can't PREPARE after a NOTIFY: they get no trigger.
-    let rings = config.mode == Mode::Poll || holds(&mut link, &has_doorbell_sql(&names)).await?;
-    let is_old = !rings && holds(&mut link, &rings_sql(&names)).await?;
-    if !rings && !is_old {
+    let wants_doorbell = config.mode != Mode::Poll;
+    if wants_doorbell && trigger == Trigger::Missing {
         script.push_str(&doorbell(&names));
         done.push(format!("the doorbell of {} installed", names.table));
     }
     link.query(MIGRATE, script, |_| Ok(())).await?;
-    if is_old {
-        done.push(renew(&mut link, &names).await?);
+    if let (true, Trigger::Former(firing)) = (wants_doorbell, trigger) {
+        done.push(renew(&mut link, &names, firing).await?);
     }
     inspect::inspect(&mut link, &names, &config.columns, config.mode).await?;
     link.close().await;
@@ -78,11 +71,10 @@ pub async fn migrate(config: &config::Postgres) -> Result<Vec<String>, SourceErr
 
 /// Renews a doorbell of a former version, which rings as well and only costs more: so this neither waits for long, for
 /// new writers wait behind it, nor fails a relay that is about to start.
-async fn renew(link: &mut Link, names: &Names) -> Result<String, SourceError> {
+async fn renew(link: &mut Link, names: &Names, firing: Firing) -> Result<String, SourceError> {
     let mut script = format!("{LOCK}; SET LOCAL lock_timeout = '1s'; {}", doorbell(names));
     // To be renewed it is replaced, which forgets that it rings for writers that are replicas, too.
-    let always = format!("{} AND tgenabled = 'A')", trigger_sql(names));
-    if holds(link, &always).await? {
+    if firing == Firing::Always {
         script.push_str(&format!(
             "ALTER TABLE {} ENABLE ALWAYS TRIGGER outbox_relay_ring;",
             names.table
@@ -166,7 +158,7 @@ pub(super) async fn installed_version(
     names: &Names,
 ) -> Result<Option<i32>, SourceError> {
     let bookkeeping = format!("{}_outbox_relay_migrations", names.schema);
-    if !holds(link, &exists_sql(&sql::literal(&bookkeeping))).await? {
+    if !exists(link, &bookkeeping).await? {
         return Ok(None);
     }
     let mut version = None;
@@ -179,37 +171,18 @@ pub(super) async fn installed_version(
     Ok(version)
 }
 
-/// Whether a condition is true in the database.
-async fn holds(link: &mut Link, condition: &str) -> Result<bool, SourceError> {
-    let mut holds = false;
-    link.query(MIGRATE, format!("SELECT {condition} AS holds"), |row| {
-        holds = row.try_get("holds")?;
+async fn exists(link: &mut Link, table: &str) -> Result<bool, SourceError> {
+    let mut exists = false;
+    let sql = format!(
+        "SELECT to_regclass({}) IS NOT NULL AS is_there",
+        sql::literal(table)
+    );
+    link.query(MIGRATE, sql, |row| {
+        exists = row.try_get("is_there")?;
         Ok(())
     })
     .await?;
-    Ok(holds)
-}
-
-fn exists_sql(table_literal: &str) -> String {
-    format!("to_regclass({table_literal}) IS NOT NULL")
-}
-
-/// Whether there is a doorbell of any version.
-fn rings_sql(names: &Names) -> String {
-    format!("{} AND {RINGS})", trigger_sql(names))
-}
-
-/// Whether there is a doorbell as it is installed now. The one of before tries the lock in its function alone.
-fn has_doorbell_sql(names: &Names) -> String {
-    format!("{} AND tgqual IS NOT NULL AND {RINGS})", trigger_sql(names))
-}
-
-/// That there is our trigger; to be closed by a bracket.
-fn trigger_sql(names: &Names) -> String {
-    format!(
-        "EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass({}) AND {TRIGGER}",
-        names.table_literal()
-    )
+    Ok(exists)
 }
 
 fn bookkeeping_sql(names: &Names) -> String {

@@ -24,6 +24,8 @@ mod settle;
 mod sql;
 mod starts;
 mod store;
+mod transaction;
+mod trigger;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -47,6 +49,7 @@ use self::starts::Starts;
 use super::bell::Bell;
 use super::bookkeeping::Abandoned;
 use super::overview::{Overview, Ownership};
+use super::settling::Agenda;
 use super::{
     Grant, LeaseId, LedgerStore, Reader, Settler, SinkStart, Source, SourceError, StoredLedger,
 };
@@ -185,10 +188,13 @@ impl Source for Postgres {
         lease: &LeaseId,
         delivered: &RangeSet,
     ) -> Result<Box<dyn Reader>, SourceError> {
+        // Of the inspection before the lease. A connection that is made here would end with the pipeline's thread, and
+        // the one of `link` is everybody's.
+        let facts = self.facts.lock().await.clone();
         Ok(Box::new(reader::PostgresReader::new(reader::Task {
             options: self.options.clone(),
             names: Arc::clone(&self.names),
-            facts: self.inspected().await?,
+            facts: facts.ok_or(SourceError::Changed)?,
             lease: lease.clone(),
             delivered,
             idle_wait: match self.mode {
@@ -246,14 +252,13 @@ impl Source for Postgres {
         if self.keeps_everything() {
             return Ok(None);
         }
-        Ok(Some(Box::new(PostgresSettler::new(settle::Task {
+        Ok(Some(Box::new(PostgresSettler {
             link: Link::new(self.options.clone()),
             names: Arc::clone(&self.names),
             lease: lease.clone(),
             key: self.key_sql(),
-            after_delivery: self.after_delivery,
-            retention: self.retention,
-        }))))
+            agenda: Agenda::new(self.after_delivery, self.retention),
+        })))
     }
 
     fn ledger_store(&self, lease: &LeaseId, sink: &str) -> Box<dyn LedgerStore> {

@@ -5,10 +5,9 @@ use std::borrow::Cow;
 use async_trait::async_trait;
 use chrono::DateTime;
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, Executor as _, Row as _};
+use sqlx::{AssertSqlSafe, Row as _};
 
 use super::Postgres;
-use super::link::{BEGIN, limited};
 use super::rows;
 use super::sql::{self, quoted};
 use crate::ledger::RangeSet;
@@ -96,21 +95,9 @@ impl Replays for Postgres {
     }
 
     async fn take_back(&self, sink: &str, events: &RangeSet) -> Result<TakenBack, SourceError> {
-        let mut link = self.link.lock().await;
-        let mut connection = link.checkout(TAKE_BACK).await?;
-        let outcome = limited(TAKE_BACK, async {
-            connection.execute(BEGIN).await?;
-            let outcome = self.take_back_in(&mut connection, sink, events).await?;
-            let end = match outcome {
-                TakenBack::Done => "COMMIT",
-                TakenBack::NoLedger | TakenBack::Full => "ROLLBACK",
-            };
-            connection.execute(end).await?;
-            Ok(outcome)
-        })
-        .await?;
-        link.give_back(connection);
-        Ok(outcome)
+        let work = async |on: &mut PgConnection| self.take_back_in(on, sink, events).await;
+        self.in_transaction(TAKE_BACK, work, TakenBack::is_done)
+            .await
     }
 }
 

@@ -15,7 +15,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
-use tokio::time::Instant;
 
 use super::dead_letters::held_sql;
 use super::homes::{
@@ -23,8 +22,8 @@ use super::homes::{
 };
 use super::link::Link;
 use super::sql::{self, Names};
-use crate::config::AfterDelivery;
-use crate::ledger::{MAX_STORED_RANGES, RangeSet};
+use crate::ledger::RangeSet;
+use crate::source::settling::{Action, Agenda, Progress, Step};
 use crate::source::{LeaseId, Settled, Settler, SourceError};
 
 const PROGRESS: &str = "cannot read what every ledger has";
@@ -39,83 +38,18 @@ const NOTHING_HELD: &str = "'{}'::int8multirange";
 /// How long a step waits for a lock: somebody who holds an outbox row must not keep the ledgers from being stored.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The longest pause between two looks for rows that have become too old.
-const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Ranges remembered in memory at most. They only save looking twice at what the database has no room for.
-const MAX_SETTLED_RANGES: usize = 10 * MAX_STORED_RANGES;
-
 /// Settles one outbox table for one source.
 #[derive(Debug)]
 pub(super) struct PostgresSettler {
-    link: Link,
-    names: Arc<Names>,
-    lease: LeaseId,
-    /// The condition that selects this source's row in `outbox_source`.
-    key: String,
-    after_delivery: AfterDelivery,
-    retention: Option<Duration>,
-    /// What this session has settled, whether the database had room to remember it or not.
-    settled: RangeSet,
-    expire_at: Instant,
-}
-
-/// What a settler is made for.
-pub(super) struct Task {
     pub(super) link: Link,
     pub(super) names: Arc<Names>,
     pub(super) lease: LeaseId,
+    /// The condition that selects this source's row in `outbox_source`.
     pub(super) key: String,
-    pub(super) after_delivery: AfterDelivery,
-    pub(super) retention: Option<Duration>,
-}
-
-/// What to do with rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Action {
-    /// Set `sent_at` where it is not set.
-    Mark,
-    /// Delete.
-    Delete,
-    /// Delete those older than this.
-    Expire(Duration),
-}
-
-/// How far settling has come.
-#[derive(Debug, Default)]
-struct Progress {
-    /// Whether server and sequence are still those of the lease.
-    unchanged: bool,
-    /// What every ledger has.
-    everywhere: RangeSet,
-    /// The same without the rows of open dead letters, which a retry may still need.
-    deletable: RangeSet,
-    marked: RangeSet,
-    deleted: RangeSet,
-}
-
-/// What one step did.
-#[derive(Debug, Default)]
-struct Step {
-    rows: u64,
-    /// What needs no further step.
-    covered: RangeSet,
+    pub(super) agenda: Agenda,
 }
 
 impl PostgresSettler {
-    pub(super) fn new(task: Task) -> Self {
-        Self {
-            link: task.link,
-            names: task.names,
-            lease: task.lease,
-            key: task.key,
-            after_delivery: task.after_delivery,
-            retention: task.retention,
-            settled: RangeSet::new(),
-            expire_at: Instant::now(),
-        }
-    }
-
     /// Reads how far settling has come; takes no lock and writes nothing, so that an idle source stays idle.
     async fn progress(&mut self, deletes: bool) -> Result<Progress, SourceError> {
         let recorded = |column: &str| {
@@ -135,95 +69,32 @@ impl PostgresSettler {
             unchanged = self.names.unchanged_with_sequence(&self.lease),
             everywhere = self.everywhere_sql(),
         );
-        let mut progress = Progress::default();
+        let mut progress = None;
         self.link
             .query(PROGRESS, sql, |row| {
-                progress = Progress::from_row(&row)?;
+                progress = progress_of(&row)?;
                 Ok(())
             })
             .await?;
-        if progress.unchanged {
-            Ok(progress)
-        } else {
-            Err(SourceError::Changed)
-        }
+        progress.ok_or(SourceError::Changed)
     }
 
-    /// Settles the lowest of `pending`; returns what it did and whether there is more.
-    async fn step(
-        &mut self,
-        action: Action,
-        pending: &RangeSet,
-    ) -> Result<(Step, bool), SourceError> {
+    /// Settles the lowest of `pending`.
+    async fn step(&mut self, action: Action, mut pending: RangeSet) -> Result<Step, SourceError> {
         let window = pending.lowest(STEP_ROWS);
         let mut step = Step::default();
         let sql = self.step_sql(action, &window);
         self.link
             .query(SETTLE, sql, |row| {
-                step = Step::from_row(&row)?;
+                step.rows = row.try_get::<i64, _>("settled")?.unsigned_abs();
+                step.covered = sql::ranges(&row, "covered")?;
                 Ok(())
             })
             .await?;
-        let mut rest = pending.clone();
-        rest.subtract(&step.covered);
+        pending.subtract(&step.covered);
         // A step that covers nothing has found everything too young, or the ledgers changed.
-        let more = !step.covered.is_empty() && !rest.is_empty();
-        Ok((step, more))
-    }
-
-    async fn settle_delivered(
-        &mut self,
-        action: Action,
-        progress: &Progress,
-        done: &mut Settled,
-    ) -> Result<(), SourceError> {
-        let mut pending = if action == Action::Mark {
-            progress.everywhere.clone()
-        } else {
-            progress.deletable.clone()
-        };
-        pending.subtract(&progress.deleted);
-        if action == Action::Mark {
-            pending.subtract(&progress.marked);
-        }
-        pending.subtract(&self.settled);
-        if pending.is_empty() {
-            return Ok(());
-        }
-        let (step, more) = self.step(action, &pending).await?;
-        if self.settled.len() > MAX_SETTLED_RANGES {
-            self.settled = RangeSet::new();
-        }
-        self.settled.extend(&step.covered);
-        match action {
-            Action::Mark => done.marked = step.rows,
-            Action::Delete | Action::Expire(_) => done.deleted = step.rows,
-        }
-        done.more |= more;
-        Ok(())
-    }
-
-    /// Deletes the lowest rows that are too old. Rows come in the order of `seq`, and so nearly in that of their
-    /// age: it ends where a step finds none.
-    async fn expire(
-        &mut self,
-        retention: Duration,
-        progress: &Progress,
-        done: &mut Settled,
-    ) -> Result<(), SourceError> {
-        let mut pending = progress.deletable.clone();
-        pending.subtract(&progress.deleted);
-        let mut more = false;
-        if !pending.is_empty() {
-            let (step, left) = self.step(Action::Expire(retention), &pending).await?;
-            done.expired = step.rows;
-            more = left && step.rows > 0;
-        }
-        if !more {
-            self.expire_at = Instant::now() + EXPIRY_INTERVAL.min(retention / 10);
-        }
-        done.more |= more;
-        Ok(())
+        step.more = !step.covered.is_empty() && !pending.is_empty();
+        Ok(step)
     }
 
     /// What every ledger of the table has; NULL if there is none.
@@ -320,47 +191,34 @@ impl PostgresSettler {
 impl Settler for PostgresSettler {
     async fn settle(&mut self) -> Result<Settled, SourceError> {
         let mut done = Settled::default();
-        let action = match self.after_delivery {
-            AfterDelivery::Mark => Some(Action::Mark),
-            AfterDelivery::Delete => Some(Action::Delete),
-            AfterDelivery::Keep => None,
-        };
-        let expiry = self.retention.filter(|_| Instant::now() >= self.expire_at);
-        if action.is_none() && expiry.is_none() {
+        let actions = self.agenda.due();
+        if actions.is_empty() {
             return Ok(done);
         }
-        let deletes = expiry.is_some() || action == Some(Action::Delete);
+        let deletes = actions.iter().any(|action| *action != Action::Mark);
         let progress = self.progress(deletes).await?;
-        if let Some(action) = action {
-            self.settle_delivered(action, &progress, &mut done).await?;
-        }
-        if let Some(retention) = expiry {
-            self.expire(retention, &progress, &mut done).await?;
+        for action in actions {
+            let pending = self.agenda.pending(action, &progress);
+            let step = if pending.is_empty() {
+                Step::default()
+            } else {
+                self.step(action, pending).await?
+            };
+            self.agenda.has_done(action, &step, &mut done);
         }
         Ok(done)
     }
 }
 
-impl Progress {
-    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            // NULL where the sequence is gone.
-            unchanged: row
-                .try_get::<Option<bool>, _>("unchanged")?
-                .unwrap_or(false),
-            everywhere: sql::ranges(row, "everywhere")?,
-            deletable: sql::ranges(row, "deletable")?,
-            marked: sql::ranges(row, "marked")?,
-            deleted: sql::ranges(row, "deleted")?,
-        })
-    }
-}
-
-impl Step {
-    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            rows: row.try_get::<i64, _>("settled")?.unsigned_abs(),
-            covered: sql::ranges(row, "covered")?,
-        })
-    }
+/// `None`: server or sequence are no longer those of the lease.
+fn progress_of(row: &PgRow) -> Result<Option<Progress>, sqlx::Error> {
+    // NULL where the sequence is gone.
+    let unchanged: Option<bool> = row.try_get("unchanged")?;
+    let progress = Progress {
+        everywhere: sql::ranges(row, "everywhere")?,
+        deletable: sql::ranges(row, "deletable")?,
+        marked: sql::ranges(row, "marked")?,
+        deleted: sql::ranges(row, "deleted")?,
+    };
+    Ok(unchanged.unwrap_or(false).then_some(progress))
 }

@@ -12,11 +12,11 @@ use super::Sqlite;
 use super::holding::{Evidence, Newest};
 use super::lease::ttl_millis;
 use super::rows::stored_id;
-use super::settle::Record;
+use super::settled::Record;
 use super::sql::{NOW_MILLIS, ranges};
+use super::starts::{Marked, start_of};
 use super::table::Table;
-use crate::config;
-use crate::ledger::RangeSet;
+use crate::config::Start;
 use crate::source::{Grant, LeaseId, SinkStart, StoredLedger};
 
 /// Why an acquisition was rolled back.
@@ -35,6 +35,8 @@ pub(super) struct Acquisition<'a> {
     pub(super) sequence_filenode: i64,
     /// What the file says of the holding before.
     pub(super) evidence: Evidence,
+    /// What was looked up of the table before.
+    pub(super) marked: Option<Marked>,
 }
 
 impl Acquisition<'_> {
@@ -77,7 +79,7 @@ impl Acquisition<'_> {
             return Ok(Err(Obstacle::Refused(reason)));
         }
         // A sink that gets no ledger stands for itself alone: it is refused when it joins.
-        self.store_missing(sinks, &table).await?;
+        self.store_missing(sinks, &table, false).await?;
         let stamped = self.stamp().await?;
         if let Some(reason) = self.guard_sequence(&table, &stamped) {
             return Ok(Err(Obstacle::Refused(reason)));
@@ -215,11 +217,13 @@ impl Acquisition<'_> {
     }
 
     /// Stores ledgers for sinks that have none, before their first read. A sink that must say where it starts and
-    /// doesn't gets none: returns what to do about it.
+    /// doesn't gets none: returns what to do about it. Nor does one, while others have theirs, for which the table has
+    /// to be gone through first, unless it `joins` by itself.
     pub(super) async fn store_missing(
         &mut self,
         sinks: &[SinkStart],
         table: &Table,
+        joins: bool,
     ) -> Result<Option<String>, sqlx::Error> {
         let (relay, source) = (&self.source.relay, &self.source.name);
         let stored =
@@ -231,22 +235,23 @@ impl Acquisition<'_> {
             .into_iter()
             .collect();
         let mut refusal = None;
-        for SinkStart { sink, start } in sinks.iter().filter(|start| !stored.contains(&start.sink))
-        {
-            let start = match start {
-                Some(start) => *start,
-                None if stored.is_empty() => config::Start::Unsettled,
-                None => {
-                    refusal = Some(format!(
-                        "the sink {sink} joins source {source} which has ledgers already: say where it starts \
-                         by sinks.{sink}.start = \"latest\", \"unsettled\" or \"earliest\""
-                    ));
-                    continue;
-                }
+        let marked = self.marked.as_ref();
+        let marked = marked.filter(|marked| marked.is_of(table, self.sequence_filenode));
+        for joining in sinks.iter().filter(|start| !stored.contains(&start.sink)) {
+            let sink = &joining.sink;
+            let Some(start) = start_of(joining, !stored.is_empty()) else {
+                refusal = Some(format!(
+                    "the sink {sink} joins source {source} which has ledgers already: say where it starts \
+                     by sinks.{sink}.start = \"latest\", \"unsettled\" or \"earliest\""
+                ));
+                continue;
             };
+            if start == Start::Unsettled && !stored.is_empty() && !joins {
+                continue;
+            }
             let delivered = self
                 .source
-                .delivered_at_start(self.connection, start, table);
+                .delivered_at_start(self.connection, start, table, marked);
             let delivered = delivered.await?;
             let sql = "INSERT INTO outbox_ledger (relay, source, sink, token, delivered) VALUES (?, ?, ?, ?, ?)";
             let query = sqlx::query(sql).bind(relay).bind(source).bind(sink);
@@ -255,7 +260,7 @@ impl Acquisition<'_> {
                 .bind(delivered.to_string());
             query.execute(&mut *self.connection).await?;
             // Nothing but marked rows lies below the oldest row without sent_at.
-            if start == config::Start::Unsettled {
+            if start == Start::Unsettled {
                 let home = (relay.as_str(), source.as_str());
                 Record::Marked
                     .add(self.connection, home, &delivered)
@@ -273,31 +278,6 @@ impl Acquisition<'_> {
         let query = query.bind(&self.source.relay).bind(&self.source.name);
         let rows = query.fetch_all(&mut *self.connection).await?;
         rows.iter().map(stored_ledger).collect()
-    }
-}
-
-impl Sqlite {
-    /// What a new ledger counts as delivered: everything below its first event, for nothing comes late here.
-    pub(super) async fn delivered_at_start(
-        &self,
-        connection: &mut SqliteConnection,
-        start: config::Start,
-        table: &Table,
-    ) -> Result<RangeSet, sqlx::Error> {
-        let first = match start {
-            config::Start::Earliest => 1,
-            config::Start::Latest => table.last_value + 1,
-            config::Start::Unsettled => {
-                let sql = format!(
-                    "SELECT min(seq) FROM {} WHERE sent_at IS NULL",
-                    self.names.table
-                );
-                let oldest = sqlx::query_scalar::<_, Option<i64>>(AssertSqlSafe(sql));
-                let oldest = oldest.fetch_one(connection).await?;
-                oldest.unwrap_or(table.last_value + 1)
-            }
-        };
-        Ok(std::iter::once((1, first)).collect())
     }
 }
 

@@ -6,9 +6,10 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 use uuid::Uuid;
 
-use super::link::limited;
+use super::link::{Connected, limited};
 use super::migrate;
 use super::sql::{NOW_MILLIS, ranges};
+use super::starts::Marked;
 use super::table::Table;
 use super::{Source as _, Sqlite};
 use crate::config::Start;
@@ -71,11 +72,7 @@ impl Sqlite {
         statements: &[&'static str],
         further: &str,
     ) -> Result<bool, SourceError> {
-        let mut link = self.link.lock().await;
-        let mut connected = link.checkout(action).await?;
-        let connection = &mut connected.connection;
-        let there = limited(action, async {
-            connection.execute("BEGIN IMMEDIATE").await?;
+        let work = async |connection: &mut SqliteConnection| {
             let mut there = false;
             for (index, statement) in statements.iter().enumerate() {
                 let query = sqlx::query(*statement)
@@ -88,22 +85,24 @@ impl Sqlite {
                     break;
                 }
             }
-            connection.execute("COMMIT").await?;
             Ok(there)
-        })
-        .await?;
-        link.give_back(connected);
-        Ok(there)
+        };
+        self.in_transaction(action, work, |_| true).await
     }
 
     async fn reset_in(
         &self,
-        connection: &mut SqliteConnection,
+        connected: &mut Connected,
         start: Start,
+        marked: Option<&Marked>,
     ) -> Result<Vec<(String, RangeSet)>, sqlx::Error> {
+        let file = connected.file.number();
+        let connection = &mut connected.connection;
         connection.execute("BEGIN IMMEDIATE").await?;
         let table = self.told_apart(connection).await?;
-        let delivered = self.delivered_at_start(connection, start, &table).await?;
+        let marked = marked.filter(|marked| marked.is_of(&table, file));
+        let delivered = self.delivered_at_start(connection, start, &table, marked);
+        let delivered = delivered.await?;
         // What starts at the oldest row without sent_at has nothing but marked rows below it.
         let marked = if start == Start::Unsettled {
             delivered.clone()
@@ -188,9 +187,13 @@ impl Bookkeeping for Sqlite {
     async fn reset(&self, start: Start) -> Result<Vec<(String, RangeSet)>, SourceError> {
         // Inspected anew: the table may be another by now.
         self.inspect().await?;
+        let marked = match start {
+            Start::Unsettled => self.look_up_marked().await?,
+            Start::Earliest | Start::Latest => None,
+        };
         let mut link = self.link.lock().await;
         let mut connected = link.checkout(RESET).await?;
-        let reset = self.reset_in(&mut connected.connection, start);
+        let reset = self.reset_in(&mut connected, start, marked.as_ref());
         let ledgers = limited(RESET, reset).await?;
         link.give_back(connected);
         Ok(ledgers)

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{AssertSqlSafe, Executor as _, Row as _};
+use sqlx::{AssertSqlSafe, Row as _};
 use uuid::Uuid;
 
 use super::link::limited;
@@ -185,22 +185,8 @@ impl DeadLetters for Sqlite {
     }
 
     async fn retry(&self, sink: &str, ids: &[i64]) -> Result<Retry, SourceError> {
-        let mut link = self.link.lock().await;
-        let mut connected = link.checkout(RETRY).await?;
-        let connection = &mut connected.connection;
-        let outcome = limited(RETRY, async {
-            connection.execute("BEGIN IMMEDIATE").await?;
-            let outcome = self.retry_in(connection, sink, ids).await?;
-            let end = match outcome {
-                Retry::Done { .. } => "COMMIT",
-                Retry::NoLedger | Retry::Full => "ROLLBACK",
-            };
-            connection.execute(end).await?;
-            Ok(outcome)
-        })
-        .await?;
-        link.give_back(connected);
-        Ok(outcome)
+        let work = async |on: &mut SqliteConnection| self.retry_in(on, sink, ids).await;
+        self.in_transaction(RETRY, work, Retry::is_done).await
     }
 
     async fn discard(&self, sink: &str, ids: &[i64]) -> Result<u64, SourceError> {

@@ -22,6 +22,7 @@ impl Sqlite {
         if let Some(ledger) = self.try_reclaim(lease, &sink.sink).await? {
             return Ok(Some(ledger));
         }
+        let marked = self.marked_beside_lease(sink).await?;
         let mut link = self.link.lock().await;
         let mut connected = link.checkout(JOIN).await?;
         let mut acquisition = Acquisition {
@@ -30,6 +31,7 @@ impl Sqlite {
             sequence_filenode: connected.file.number(),
             connection: &mut connected.connection,
             evidence: Evidence::default(),
+            marked,
         };
         let refusal = limited(JOIN, async {
             acquisition.connection.execute("BEGIN IMMEDIATE").await?;
@@ -38,7 +40,7 @@ impl Sqlite {
                 let table = Table::now(acquisition.connection, &self.names).await?;
                 let table = table.ok_or(sqlx::Error::RowNotFound)?;
                 refusal = acquisition
-                    .store_missing(std::slice::from_ref(sink), &table)
+                    .store_missing(std::slice::from_ref(sink), &table, true)
                     .await?;
             }
             acquisition.connection.execute("COMMIT").await?;

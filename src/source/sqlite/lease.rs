@@ -32,6 +32,7 @@ impl Sqlite {
             sequence_filenode: connected.file.number(),
             connection: &mut connected.connection,
             evidence: Evidence::default(),
+            marked: self.marked.lock().await.take(),
         };
         let outcome = limited(ACQUIRE, async {
             // A standby asks every second: it must not take the writers' lock for that.

@@ -145,9 +145,18 @@ pub(super) async fn limited<T>(
     action: &'static str,
     work: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, SourceError> {
-    tokio::time::timeout(EXCHANGE_TIMEOUT, work)
+    limited_to(EXCHANGE_TIMEOUT, action, work).await
+}
+
+/// The same for what may take longer.
+pub(super) async fn limited_to<T>(
+    limit: Duration,
+    action: &'static str,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, SourceError> {
+    tokio::time::timeout(limit, work)
         .await
-        .map_err(|_| database(action, format!("no answer within {EXCHANGE_TIMEOUT:?}")))?
+        .map_err(|_| database(action, format!("no answer within {limit:?}")))?
         .map_err(|error| failed(action, error))
 }
 

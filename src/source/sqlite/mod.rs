@@ -31,12 +31,15 @@ mod reader;
 mod replay;
 mod rows;
 mod settle;
+mod settled;
 mod shape;
 mod sql;
+mod starts;
 mod store;
 mod table;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -52,7 +55,9 @@ use self::holding::{Evidence, Holding};
 use self::link::Link;
 use self::settle::SqliteSettler;
 use self::sql::Names;
+use self::starts::Marked;
 use super::overview::{Overview, Ownership};
+use super::settling::Agenda;
 use super::{
     Grant, LeaseId, LedgerStore, Reader, Settler, SinkStart, Source, SourceError, StoredLedger,
 };
@@ -76,6 +81,8 @@ pub struct Sqlite {
     retention: Option<Duration>,
     /// For the lease. Readers and ledger stores have connections of their own.
     link: Mutex<Link>,
+    /// What was looked up for the next holding of the lease.
+    marked: Mutex<Option<Marked>>,
     /// The newest holding of the lease.
     newest_holding: std::sync::Mutex<Option<Holding>>,
 }
@@ -94,6 +101,7 @@ impl Sqlite {
             after_delivery: source.after_delivery,
             retention: source.retention,
             link: Mutex::new(Link::new(&sqlite.path)),
+            marked: Mutex::new(None),
             newest_holding: std::sync::Mutex::new(None),
         }
     }
@@ -134,6 +142,12 @@ impl Source for Sqlite {
         // A session begins with the file that is there now.
         link.close().await;
         inspect::inspect(&mut link, &self.names).await
+    }
+
+    async fn prepare(&self, sinks: &[SinkStart]) -> Result<(), SourceError> {
+        let marked = self.marked_before_lease(sinks).await?;
+        *self.marked.lock().await = marked;
+        Ok(())
     }
 
     async fn acquire(&self, sinks: &[SinkStart]) -> Result<Option<Grant>, SourceError> {
@@ -178,10 +192,9 @@ impl Source for Sqlite {
             relay: self.relay.clone(),
             source: self.name.clone(),
             lease: lease.clone(),
-            after_delivery: self.after_delivery,
-            retention: self.retention,
         };
-        let settler = SqliteSettler::new(Link::new(&self.path), task);
+        let agenda = Agenda::new(self.after_delivery, self.retention);
+        let settler = SqliteSettler::new(Link::new(&self.path), task, agenda);
         Ok(Some(Box::new(settler)))
     }
 

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{AssertSqlSafe, Executor as _, Row as _};
+use sqlx::{AssertSqlSafe, Row as _};
 use uuid::Uuid;
 
 use super::Sqlite;
@@ -82,22 +82,9 @@ impl Replays for Sqlite {
     }
 
     async fn take_back(&self, sink: &str, events: &RangeSet) -> Result<TakenBack, SourceError> {
-        let mut link = self.link.lock().await;
-        let mut connected = link.checkout(TAKE_BACK).await?;
-        let connection = &mut connected.connection;
-        let outcome = limited(TAKE_BACK, async {
-            connection.execute("BEGIN IMMEDIATE").await?;
-            let outcome = self.take_back_in(connection, sink, events).await?;
-            let end = match outcome {
-                TakenBack::Done => "COMMIT",
-                TakenBack::NoLedger | TakenBack::Full => "ROLLBACK",
-            };
-            connection.execute(end).await?;
-            Ok(outcome)
-        })
-        .await?;
-        link.give_back(connected);
-        Ok(outcome)
+        let work = async |on: &mut SqliteConnection| self.take_back_in(on, sink, events).await;
+        self.in_transaction(TAKE_BACK, work, TakenBack::is_done)
+            .await
     }
 }
 

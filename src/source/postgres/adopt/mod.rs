@@ -268,10 +268,8 @@ impl Adoption {
 
 /// Sinks whose ledgers are stored by the adoption: those that don't say themselves where they start.
 fn sinks(config: &Config, source: &str) -> Vec<String> {
-    let fed = config.sinks.iter().filter(|(_, sink)| {
-        sink.start.is_none() && sink.inputs.iter().any(|input| input == source)
-    });
-    fed.map(|(name, _)| name.clone()).collect()
+    let silent = config.fed_by(source).filter(|sink| sink.start.is_none());
+    silent.map(|sink| sink.name.clone()).collect()
 }
 
 /// Ledgers under the source's name would speak of another table's rows.

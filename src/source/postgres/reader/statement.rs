@@ -3,7 +3,6 @@
 
 use super::super::holders::ended_sql;
 use super::super::holes::{MAX_HOLES, Question};
-use super::super::rows::NO_TIME;
 use super::super::sql;
 use super::PostgresReader;
 use crate::ledger::RangeSet;
@@ -55,11 +54,9 @@ impl PostgresReader {
             "{encoding}WITH fact AS MATERIALIZED ({facts}) SELECT unchanged, ended, last_value, NULL AS seq, NULL AS id, \
              NULL AS event_type, NULL AS aggregate_type, NULL AS aggregate_id, NULL AS payload, NULL AS headers, \
              NULL AS created_at FROM fact UNION ALL SELECT NULL, NULL, NULL, seq, id, event_type, aggregate_type, \
-             aggregate_id, payload, headers, \
-             CASE WHEN created_at IS NOT NULL THEN coalesce({micros}, '{NO_TIME}'::int8) END \
-             FROM ({rows}) AS event WHERE (SELECT unchanged AND NOT ended FROM fact)",
+             aggregate_id, payload, headers, {created_at} FROM ({rows}) AS event WHERE (SELECT unchanged AND NOT ended FROM fact)",
             encoding = self.facts.encoding_sql(),
-            micros = sql::micros("created_at"),
+            created_at = self.facts.created_at_sql(),
             facts = self.facts_sql(ended),
         )
     }

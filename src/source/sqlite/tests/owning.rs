@@ -141,6 +141,63 @@ async fn dead_letters_are_stored_with_the_ledger() {
 }
 
 #[tokio::test]
+async fn marked_rows_are_gone_through_without_the_writers_lock_and_only_once() {
+    let outbox = Outbox::new().await;
+    outbox.write(4).await;
+    outbox
+        .execute("UPDATE outbox SET sent_at = created_at WHERE seq < 3")
+        .await;
+    let source = outbox.source();
+    source.inspect().await.expect("fit");
+    let mut writer = outbox.app().await;
+    writer.execute("BEGIN IMMEDIATE").await.expect("the lock");
+    let prepared = source.prepare(&sinks(&["out"])).await;
+    prepared.expect("nobody is waited for");
+    // What is marked meanwhile counts. A mark that is taken off shows that its row is not looked at again.
+    let meanwhile = "UPDATE outbox SET sent_at = NULL WHERE seq = 1; \
+                     UPDATE outbox SET sent_at = created_at WHERE seq = 3; COMMIT";
+    writer.execute(meanwhile).await.expect("committed");
+    let grant = source.acquire(&sinks(&["out"])).await.expect("no error");
+    let grant = grant.expect("free");
+    assert_eq!(grant.ledgers[0].delivered, ranges("{[1,4)}"));
+
+    // One that joins goes through the table beside the lease.
+    let joins = SinkStart {
+        sink: "joins".into(),
+        start: Some(config::Start::Unsettled),
+    };
+    outbox
+        .execute("UPDATE outbox SET sent_at = created_at WHERE seq = 1")
+        .await;
+    let both = [sinks(&["out"]), vec![joins.clone()]].concat();
+    source.prepare(&both).await.expect("prepared");
+    let grant = source.acquire(&both).await.expect("no error");
+    let grant = grant.expect("its own");
+    assert_eq!(grant.ledgers.len(), 1, "it joins by itself");
+    let joined = source.join(&grant.lease, &joins).await.expect("no error");
+    assert_eq!(joined.expect("ours").delivered, ranges("{[1,4)}"));
+}
+
+#[tokio::test]
+async fn what_was_looked_up_of_another_table_is_forgotten() {
+    let outbox = Outbox::new().await;
+    outbox.write(4).await;
+    outbox
+        .execute("UPDATE outbox SET sent_at = created_at")
+        .await;
+    let source = outbox.source();
+    source.inspect().await.expect("fit");
+    source.prepare(&sinks(&["out"])).await.expect("prepared");
+    outbox
+        .execute("DELETE FROM outbox; DELETE FROM sqlite_sequence WHERE name = 'outbox'")
+        .await;
+    outbox.write(2).await;
+    let grant = source.acquire(&sinks(&["out"])).await.expect("no error");
+    let grant = grant.expect("free");
+    assert_eq!(grant.ledgers[0].delivered, ranges("{}"));
+}
+
+#[tokio::test]
 async fn ledgers_start_where_they_are_told() {
     let outbox = Outbox::new().await;
     outbox.write(4).await;

@@ -1,0 +1,63 @@
+//! A thread of its own for each pipeline.
+//!
+//! A pipeline is several tasks that hand every event on to each other: the pump, the client's connection, who takes in
+//! the broker's answers. On one thread each of them finds in a crowd what the others have left; on several, almost every
+//! event would wake a thread, which costs more than to publish it. And a pipeline that is busy, or a publisher that
+//! blocks, holds up neither the other pipelines nor the renewal of the lease.
+
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Handle, Runtime};
+
+/// How long the clients of a pipeline that has ended may take to say good-bye to their brokers.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A runtime with one thread. Dropped, it ends what still runs there, and waits for nothing.
+#[derive(Debug)]
+pub(super) struct OwnThread {
+    handle: Handle,
+    /// Taken out by the drop alone.
+    runtime: Option<Runtime>,
+}
+
+impl OwnThread {
+    /// One that a debugger or `top -H` shows by this name; `None` if there are too many already.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name(name)
+            .enable_all()
+            .build();
+        match runtime {
+            Ok(runtime) => Some(Self {
+                handle: runtime.handle().clone(),
+                runtime: Some(runtime),
+            }),
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "there is no thread to be had for the pipeline to {name}, it shares those of all"
+                );
+                None
+            }
+        }
+    }
+
+    /// Where to spawn.
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Ends it, a little later.
+    pub(super) async fn leave(self) {
+        tokio::time::sleep(FAREWELL).await;
+    }
+}
+
+impl Drop for OwnThread {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! What a command does in one transaction, on the source's own connection.
+
+use sqlx::Executor as _;
+use sqlx::postgres::PgConnection;
+
+use super::Postgres;
+use super::link::{BEGIN, limited};
+use crate::source::SourceError;
+
+impl Postgres {
+    /// Does `work`, and keeps what it wrote if `is_to_stay` says so of what came of it.
+    pub(super) async fn in_transaction<T>(
+        &self,
+        action: &'static str,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+        is_to_stay: impl FnOnce(&T) -> bool,
+    ) -> Result<T, SourceError> {
+        let mut link = self.link.lock().await;
+        let mut connection = link.checkout(action).await?;
+        let outcome = limited(action, async {
+            connection.execute(BEGIN).await?;
+            let outcome = work(&mut connection).await?;
+            let end = if is_to_stay(&outcome) {
+                "COMMIT"
+            } else {
+                "ROLLBACK"
+            };
+            connection.execute(end).await?;
+            Ok(outcome)
+        })
+        .await?;
+        link.give_back(connection);
+        Ok(outcome)
+    }
+}

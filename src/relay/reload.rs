@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use super::bookkeeping;
 use super::open;
-use super::plan::{Plan, fed, needs_restart};
+use super::plan::{Plan, needs_restart};
 use super::supervisor::Request;
 use crate::config::{Config, ConfigErrors, Loaded, Sink};
 use crate::error::chain;
@@ -219,7 +219,7 @@ async fn without_start(config: &Config, source: &str, mut sinks: Vec<&Sink>) -> 
 
 /// Sinks of this configuration that can't join this source, one line each.
 pub(crate) async fn cannot_join(config: &Config, source: &str) -> Vec<String> {
-    without_start(config, source, fed(config, source).collect()).await
+    without_start(config, source, config.fed_by(source).collect()).await
 }
 
 /// The sinks that have a ledger for this source; `None` if the database doesn't say.

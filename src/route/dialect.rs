@@ -65,6 +65,9 @@ impl Dialect {
                 Excerpt(name)
             ));
         }
+        if is_plain(name) {
+            return Ok(());
+        }
         let fault = match self {
             Self::Nats => nats_fault(name),
             Self::Kafka => kafka_fault(name),
@@ -128,6 +131,20 @@ impl Dialect {
             Self::Any => ("destination", ANY_NAME_BYTES),
         }
     }
+}
+
+/// Whether every broker takes the name: words of letters, digits, `-` and `_` with single dots in between. Most are so,
+/// and each is looked at for each event.
+fn is_plain(name: &str) -> bool {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let mut after_word = false;
+    for byte in name.bytes() {
+        if !(word(byte) || byte == b'.' && after_word) {
+            return false;
+        }
+        after_word = word(byte);
+    }
+    after_word
 }
 
 fn nats_fault(subject: &str) -> Option<String> {

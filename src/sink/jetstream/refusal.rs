@@ -1,8 +1,9 @@
 //! What a publish that was not acknowledged means for its event.
 
 use async_nats::StatusCode;
-use async_nats::jetstream::response::Response;
-use async_nats::jetstream::{self, ErrorCode, publish::PublishAck};
+use async_nats::jetstream::{self, ErrorCode};
+use serde::Deserialize;
+use serde::de::{Error as _, IgnoredAny};
 
 use crate::error::{Meaning, PublishError};
 use crate::sink::nats_connection::refusal;
@@ -31,10 +32,23 @@ pub(super) fn read(reply: &async_nats::Message) -> Result<(), Failure> {
     if reply.status == Some(StatusCode::NO_RESPONDERS) {
         return Err(Failure::NoResponders);
     }
-    match serde_json::from_slice(&reply.payload).map_err(Failure::NotAnAck)? {
-        Response::<PublishAck>::Ok(_) => Ok(()),
-        Response::Err { error } => Err(Failure::Refused(error)),
+    let answer: Answer = serde_json::from_slice(&reply.payload).map_err(Failure::NotAnAck)?;
+    if let Some(error) = answer.error {
+        return Err(Failure::Refused(error));
     }
+    let missing = |field| Failure::NotAnAck(serde_json::Error::missing_field(field));
+    answer.stream.ok_or_else(|| missing("stream"))?;
+    answer.seq.ok_or_else(|| missing("seq"))?;
+    Ok(())
+}
+
+/// What tells an acknowledgement from an error. The client's own type for both is an enum without a tag, which is
+/// parsed twice.
+#[derive(Deserialize)]
+struct Answer {
+    error: Option<jetstream::Error>,
+    stream: Option<IgnoredAny>,
+    seq: Option<u64>,
 }
 
 /// The one place that decides between an outage and a rejection.

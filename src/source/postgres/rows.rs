@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
-use sqlx::{Row as _, ValueRef as _};
+use sqlx::{ColumnIndex, Row as _, ValueRef as _};
 
 use crate::event::{Event, Payload};
 use crate::source::headers::parse_headers;
@@ -20,21 +20,43 @@ pub(super) enum PayloadType {
     Binary,
 }
 
-/// The time of a row whose time no `DateTime` can hold, as the reader's statement tells it: nor can it hold this one.
-pub(super) const NO_TIME: i64 = i64::MIN;
+/// A column of an event: its place in a row of the reader's, for looking it up by name would cost more than reading
+/// it, and its name.
+#[derive(Clone, Copy)]
+struct Column(usize, &'static str);
+
+const SEQ: Column = Column(3, "seq");
+const ID: Column = Column(4, "id");
+const EVENT_TYPE: Column = Column(5, "event_type");
+const AGGREGATE_TYPE: Column = Column(6, "aggregate_type");
+const AGGREGATE_ID: Column = Column(7, "aggregate_id");
+const PAYLOAD: Column = Column(8, "payload");
+const HEADERS: Column = Column(9, "headers");
+const CREATED_AT: Column = Column(10, "created_at");
+
+/// What a row of the reader's has: three facts, then an event's columns, either of them NULL throughout.
+pub(super) const NO_FACTS: &str = "NULL, NULL, NULL";
+/// See [`NO_FACTS`].
+pub(super) const NO_EVENT: &str = "NULL AS seq, NULL AS id, NULL AS event_type, NULL AS aggregate_type, \
+    NULL AS aggregate_id, NULL AS payload, NULL AS headers, NULL AS created_at";
+
+/// Whether a row of the reader's has an event, and not the facts.
+pub(super) fn has_event(row: &PgRow) -> Result<bool, sqlx::Error> {
+    Ok(!row.try_get_raw(SEQ.0)?.is_null())
+}
 
 /// The event of a row that has one. What can't be read of it is its [`Event::flaw`] and is replaced: a row
 /// that some writer got wrong must not stop the table.
 pub(super) fn event(row: &PgRow, payload_type: PayloadType) -> Result<Event, sqlx::Error> {
     let mut flaws = Vec::new();
-    let event_type = text(row, "event_type", &mut flaws)?;
-    let aggregate_type = text(row, "aggregate_type", &mut flaws)?;
-    let aggregate_id = text(row, "aggregate_id", &mut flaws)?;
-    let headers = text(row, "headers", &mut flaws)?;
+    let event_type = text(row, EVENT_TYPE, &mut flaws)?;
+    let aggregate_type = text(row, AGGREGATE_TYPE, &mut flaws)?;
+    let aggregate_id = text(row, AGGREGATE_ID, &mut flaws)?;
+    let headers = text(row, HEADERS, &mut flaws)?;
     let created_at = created_at(row, &mut flaws)?;
     Ok(Event {
-        seq: row.try_get("seq")?,
-        id: row.try_get("id")?,
+        seq: row.try_get(SEQ.0)?,
+        id: row.try_get(ID.0)?,
         event_type: event_type.unwrap_or_default(),
         aggregate_type,
         aggregate_id,
@@ -46,32 +68,47 @@ pub(super) fn event(row: &PgRow, payload_type: PayloadType) -> Result<Event, sql
 }
 
 /// Text as the program takes it.
-fn text(row: &PgRow, column: &str, flaws: &mut Vec<String>) -> Result<Option<String>, sqlx::Error> {
-    let text = lossy(row, column)?;
+fn text(
+    row: &PgRow,
+    Column(place, name): Column,
+    flaws: &mut Vec<String>,
+) -> Result<Option<String>, sqlx::Error> {
+    let text = lossy(row, place)?;
     if matches!(text, Some(Cow::Owned(_))) {
-        flaws.push(format!("{column} is not UTF-8"));
+        flaws.push(format!("{name} is not UTF-8"));
     }
     Ok(text.map(Cow::into_owned))
 }
 
 /// The same, owned where it had to be changed: a database in the encoding SQL_ASCII takes and gives any bytes.
-pub(super) fn lossy<'r>(row: &'r PgRow, column: &str) -> Result<Option<Cow<'r, str>>, sqlx::Error> {
+pub(super) fn lossy(
+    row: &PgRow,
+    column: impl ColumnIndex<PgRow> + ToString,
+) -> Result<Option<Cow<'_, str>>, sqlx::Error> {
     Ok(bytes(row, column)?.map(String::from_utf8_lossy))
 }
 
+/// The server sends a time as its own microseconds.
 fn created_at(row: &PgRow, flaws: &mut Vec<String>) -> Result<DateTime<Utc>, sqlx::Error> {
-    let micros: Option<i64> = row.try_get("created_at")?;
-    let time = micros.and_then(DateTime::from_timestamp_micros);
-    if micros.is_some() && time.is_none() {
+    /// 2000-01-01, from which they count, in those of 1970.
+    const EPOCH: i64 = 946_684_800_000_000;
+    let Some(bytes) = row.try_get::<Option<Vec<u8>>, _>(CREATED_AT.0)? else {
+        // In an adopted table it may be NULL.
+        return Ok(DateTime::default());
+    };
+    let micros = bytes.try_into().ok().map(i64::from_be_bytes);
+    let time = micros
+        .and_then(|micros| micros.checked_add(EPOCH))
+        .and_then(DateTime::from_timestamp_micros);
+    if time.is_none() {
         flaws.push("created_at is infinite or beyond all calendars".to_owned());
     }
-    // In an adopted table it may be NULL.
     Ok(time.unwrap_or_default())
 }
 
 fn payload(row: &PgRow, payload_type: PayloadType) -> Result<Payload, sqlx::Error> {
     let stored = || -> Result<Option<Bytes>, sqlx::Error> {
-        Ok(bytes(row, "payload")?.map(Bytes::copy_from_slice))
+        Ok(bytes(row, PAYLOAD.0)?.map(Bytes::copy_from_slice))
     };
     Ok(match payload_type {
         PayloadType::Json => match stored()? {
@@ -83,15 +120,18 @@ fn payload(row: &PgRow, payload_type: PayloadType) -> Result<Payload, sqlx::Erro
         },
         PayloadType::Text => Payload::Text(stored()?.unwrap_or_default()),
         PayloadType::Binary => {
-            let decoded: Option<Vec<u8>> = row.try_get("payload")?;
+            let decoded: Option<Vec<u8>> = row.try_get(PAYLOAD.0)?;
             Payload::Binary(decoded.unwrap_or_default().into())
         }
     })
 }
 
 /// The bytes of a column's text, whatever its type.
-fn bytes<'r>(row: &'r PgRow, column: &str) -> Result<Option<&'r [u8]>, sqlx::Error> {
-    let value = row.try_get_raw(column)?;
+fn bytes(
+    row: &PgRow,
+    column: impl ColumnIndex<PgRow> + ToString,
+) -> Result<Option<&[u8]>, sqlx::Error> {
+    let value = row.try_get_raw(&column)?;
     if value.is_null() {
         return Ok(None);
     }
@@ -99,7 +139,7 @@ fn bytes<'r>(row: &'r PgRow, column: &str) -> Result<Option<&'r [u8]>, sqlx::Err
         .as_bytes()
         .map(Some)
         .map_err(|source| sqlx::Error::ColumnDecode {
-            index: column.into(),
+            index: column.to_string(),
             source,
         })
 }

@@ -30,7 +30,7 @@ impl Rows {
         payload: rows::PayloadType,
         bytes: usize,
     ) -> Result<(), sqlx::Error> {
-        if row.try_get::<Option<i64>, _>("seq")?.is_none() {
+        if !rows::has_event(row)? {
             return self.take_facts(row);
         }
         if self.cut_off {

@@ -3,6 +3,7 @@
 
 use super::super::holders::ended_sql;
 use super::super::holes::{MAX_HOLES, Question};
+use super::super::rows::{NO_EVENT, NO_FACTS};
 use super::super::sql;
 use super::PostgresReader;
 use crate::ledger::RangeSet;
@@ -51,10 +52,9 @@ impl PostgresReader {
     /// a row of their own, whose event columns are NULL: a join would repeat them in every row and sort all of them anew.
     pub(super) fn framed(&self, rows: &str, ended: &str) -> String {
         format!(
-            "{encoding}WITH fact AS MATERIALIZED ({facts}) SELECT unchanged, ended, last_value, NULL AS seq, NULL AS id, \
-             NULL AS event_type, NULL AS aggregate_type, NULL AS aggregate_id, NULL AS payload, NULL AS headers, \
-             NULL AS created_at FROM fact UNION ALL SELECT NULL, NULL, NULL, seq, id, event_type, aggregate_type, \
-             aggregate_id, payload, headers, {created_at} FROM ({rows}) AS event WHERE (SELECT unchanged AND NOT ended FROM fact)",
+            "{encoding}WITH fact AS MATERIALIZED ({facts}) SELECT unchanged, ended, last_value, {NO_EVENT} FROM fact \
+             UNION ALL SELECT {NO_FACTS}, seq, id, event_type, aggregate_type, aggregate_id, payload, headers, {created_at} \
+             FROM ({rows}) AS event WHERE (SELECT unchanged AND NOT ended FROM fact)",
             encoding = self.facts.encoding_sql(),
             created_at = self.facts.created_at_sql(),
             facts = self.facts_sql(ended),

@@ -11,6 +11,7 @@ use crate::support::process::Signal;
 use crate::support::relay::{PROGRAM, Relay, migrate, run, run_alone, run_by_environment};
 use crate::support::settings::Settings;
 use crate::support::stream::Stream;
+use crate::support::temporary::TemporaryFolder;
 
 /// A configuration that nothing is wrong with and that nothing can be reached by.
 fn unreachable() -> Settings {
@@ -24,6 +25,25 @@ fn unreachable() -> Settings {
         format!("nats://relay:s3cr3t-word@127.0.0.1:{}", port::free()),
     )
     .set("sinks.events.subject", "events.{event_type}")
+}
+
+#[tokio::test]
+async fn check_with_connect_names_a_sink_that_joins_and_says_not_where_it_starts() {
+    let folder = TemporaryFolder::new("cli");
+    let settings = Settings::of_file(&folder.path().join("app.db"));
+    migrate(&settings);
+    let joining = settings.clone().set("sinks.audit.type", "mock");
+    let connect = ["check", "--connect"];
+    // Nobody joins what has no ledger yet.
+    assert_eq!(run(&joining, &connect).code, Some(0));
+    let relay = Relay::ready(&settings).await;
+    relay.stop().await;
+    let ended = run(&joining, &connect);
+    assert_eq!(ended.code, Some(1), "{ended:#?}");
+    let line = "sinks.audit.start: is missing: the sink joins source main";
+    assert!(ended.stdout.contains(line), "{}", ended.stdout);
+    let said = joining.set("sinks.audit.start", "latest");
+    assert_eq!(run(&said, &connect).code, Some(0));
 }
 
 #[test]

@@ -39,7 +39,13 @@ pub(super) async fn run(config: &Config, args: &Args) -> Result<(), BoxError> {
             Err(error) => Err(error),
         };
         match result {
-            Ok(()) => say(&format!("source {name}: reached, its tables are fit"))?,
+            Ok(()) => {
+                say(&format!("source {name}: reached, its tables are fit"))?;
+                for reason in relay::cannot_join(config, name).await {
+                    failures += 1;
+                    say(&reason)?;
+                }
+            }
             Err(error) => {
                 failures += 1;
                 say(&format!("source {name}: {}", chain(&error)))?;

@@ -35,6 +35,7 @@ use crate::status::{SourceState, Status};
 
 pub use self::builder::RelayBuilder;
 pub use self::plan::{Changes, Plan};
+pub(crate) use self::reload::cannot_join;
 pub use self::reload::{Reload, ReloadError, Reloader};
 
 /// Sinks by name that are the program's own.

@@ -14,7 +14,7 @@ use super::bookkeeping;
 use super::open;
 use super::plan::{Plan, needs_restart};
 use super::supervisor::Request;
-use crate::config::{Config, ConfigErrors, Loaded};
+use crate::config::{Config, ConfigErrors, Loaded, Sink};
 use crate::error::chain;
 use crate::metrics::ReloadGauges;
 use crate::status::Status;
@@ -187,26 +187,39 @@ async fn refusals(old: &Config, new: &Config, plan: &Plan) -> Vec<String> {
 
 /// Sinks that join a source whose ledgers don't include theirs, and don't say where they start.
 async fn missing_starts(new: &Config, plan: &Plan) -> Vec<String> {
-    let mut unsaid: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut joining: BTreeMap<&str, Vec<&Sink>> = BTreeMap::new();
     for (source, sink) in plan.joining(new) {
-        if sink.start.is_none() {
-            unsaid.entry(source).or_default().push(&sink.name);
-        }
+        joining.entry(source).or_default().push(sink);
     }
-    let looks = unsaid.into_iter().map(async |(source, sinks)| {
-        let stored = tokio::time::timeout(LOOK_TIMEOUT, stored_sinks(new, source));
-        // Not known now: nothing is refused that may be right.
-        let stored = stored.await.ok().flatten().unwrap_or_default();
-        let lacking = sinks.into_iter().filter(|sink| !stored.is_empty() && !stored.iter().any(|s| s == sink));
-        let reason = |sink: &str| {
-            format!(
-                "sinks.{sink}.start: is missing: the sink joins source {source}, which has ledgers already: say where \
-                 it starts by \"latest\", \"unsettled\" or \"earliest\""
-            )
-        };
-        lacking.map(reason).collect::<Vec<_>>()
-    });
+    let looks = joining
+        .into_iter()
+        .map(async |(source, sinks)| without_start(new, source, sinks).await);
     join_all(looks).await.into_iter().flatten().collect()
+}
+
+/// Which sinks this source's ledgers don't include, though it has ledgers, of those that don't say where they start.
+async fn without_start(config: &Config, source: &str, mut sinks: Vec<&Sink>) -> Vec<String> {
+    sinks.retain(|sink| sink.start.is_none());
+    if sinks.is_empty() {
+        return Vec::new();
+    }
+    let stored = tokio::time::timeout(LOOK_TIMEOUT, stored_sinks(config, source));
+    // Not known now: nothing is refused that may be right.
+    let stored = stored.await.ok().flatten().unwrap_or_default();
+    sinks.retain(|sink| !stored.is_empty() && !stored.contains(&sink.name));
+    let reason = |sink: &Sink| {
+        format!(
+            "sinks.{}.start: is missing: the sink joins source {source}, which has ledgers already: say where \
+             it starts by \"latest\", \"unsettled\" or \"earliest\"",
+            sink.name
+        )
+    };
+    sinks.into_iter().map(reason).collect()
+}
+
+/// Sinks of this configuration that can't join this source, one line each.
+pub(crate) async fn cannot_join(config: &Config, source: &str) -> Vec<String> {
+    without_start(config, source, config.fed_by(source).collect()).await
 }
 
 /// The sinks that have a ledger for this source; `None` if the database doesn't say.

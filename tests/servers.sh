@@ -321,9 +321,10 @@ free_port() {
   local port
   while :; do
     port=$((20000 + RANDOM % 10000))
-    listens "$port" || break
+    listens "$port" || grep -qsx "$port" "$folder/ports" || break
   done
-  printf '%d\n' "$port"
+  # Nobody listens there yet, and the next call is in another subshell.
+  printf '%d\n' "$port" | tee -a "$folder/ports"
 }
 
 # listens PORT: whether somebody does.

@@ -191,9 +191,15 @@ impl<'a> Pipelines<'a> {
         };
         let metrics = Arc::new(PipelineMetrics::new(source, sink));
         let tally = Arc::clone(&metrics.tally);
+        let publisher = task.publishers.get(sink).cloned();
+        // A program's own publisher stays where its client lives, which may outlive the pipeline.
+        let thread = match publisher {
+            None => OwnThread::named(sink),
+            Some(_) => None,
+        };
         let pipeline = PipelineTask {
             config: Arc::clone(&self.config),
-            publisher: task.publishers.get(sink).cloned(),
+            publisher,
             source_config: task.source_config.clone(),
             sink_config: sink_config.clone(),
             source: Arc::clone(&task.source),
@@ -208,7 +214,6 @@ impl<'a> Pipelines<'a> {
             status: task.status.start_pipeline(source, sink, tally),
         };
         let span = tracing::info_span!("pipeline", source, sink);
-        let thread = OwnThread::named(sink);
         self.roster.start(sink, settings, thread, |stop| {
             tracing::Instrument::instrument(pipeline.run(stop), span)
         });

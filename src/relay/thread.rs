@@ -2,8 +2,11 @@
 //!
 //! A pipeline is several tasks that hand every event on to each other: the pump, the client's connection, who takes in
 //! the broker's answers. On one thread each of them finds in a crowd what the others have left; on several, almost every
-//! event would wake a thread, which costs more than to publish it. And a pipeline that is busy, or a publisher that
-//! blocks, holds up neither the other pipelines nor the renewal of the lease.
+//! event would wake a thread, which costs more than to publish it. And a pipeline that is busy holds up neither the
+//! others nor the renewal of the lease.
+//!
+//! What is connected there ends with the pipeline. A program's own publishers don't run there: their clients may be
+//! anybody's.
 
 use std::time::Duration;
 

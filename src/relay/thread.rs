@@ -8,6 +8,7 @@
 //! What is connected there ends with the pipeline. A program's own publishers don't run there: their clients may be
 //! anybody's.
 
+use std::panic::catch_unwind;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -15,7 +16,8 @@ use tokio::runtime::{Builder, Handle, Runtime};
 /// How long the clients of a pipeline that has ended may take to say good-bye to their brokers.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// A runtime with one thread. Dropped, it ends what still runs there, and waits for nothing.
+/// A runtime with one thread. Dropped, it ends what still runs there, and waits for nothing: after a lost lease, nothing
+/// that a client still holds is to go out.
 #[derive(Debug)]
 pub(super) struct OwnThread {
     handle: Handle,
@@ -24,26 +26,27 @@ pub(super) struct OwnThread {
 }
 
 impl OwnThread {
-    /// One that a debugger or `top -H` shows by this name; `None` if there are too many already.
+    /// One that a debugger or `top -H` shows by this name; `None` where the system has no more.
     pub(super) fn named(name: &str) -> Option<Self> {
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name(name)
-            .enable_all()
-            .build();
-        match runtime {
-            Ok(runtime) => Some(Self {
+        let build = || {
+            Builder::new_multi_thread()
+                .worker_threads(1)
+                .thread_name(name)
+                .enable_all()
+                .build()
+        };
+        // Without a descriptor it fails, and without a thread it panics.
+        if let Ok(Ok(runtime)) = catch_unwind(build) {
+            return Some(Self {
                 handle: runtime.handle().clone(),
                 runtime: Some(runtime),
-            }),
-            Err(error) => {
-                tracing::warn!(
-                    %error,
-                    "there is no thread to be had for the pipeline to {name}, it shares those of all"
-                );
-                None
-            }
+            });
         }
+        tracing::warn!(
+            sink = name,
+            "no more threads or files can be had, the pipeline shares the threads of all"
+        );
+        None
     }
 
     /// Where to spawn.

@@ -19,8 +19,8 @@ const WORTHWHILE_READ: usize = 16;
 
 /// How many times the bell's pace an idle pipeline waits at most between two reads. A read costs the database the
 /// same whether it brings one event or fifty: where events come fast, fewer reads leave the processors to the
-/// writers, and delay an event by 16 ms at most.
-const LONGEST_STRIDE: u32 = 4;
+/// writers, and delay an event by 12 ms at most.
+const LONGEST_STRIDE: u32 = 3;
 
 /// A read on its way. It runs as a task of its own: rows are decoded while others are published.
 pub(super) type Reading = AbortOnDropHandle<Read>;
@@ -270,6 +270,6 @@ mod tests {
             *stride = next_stride(*stride, *found);
             Some(*stride)
         });
-        assert_eq!(strides.collect::<Vec<_>>(), [2, 4, 4, 4, 1, 2]);
+        assert_eq!(strides.collect::<Vec<_>>(), [2, 3, 3, 3, 1, 2]);
     }
 }

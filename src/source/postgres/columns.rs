@@ -111,14 +111,6 @@ pub(super) fn check_columns(
     })
 }
 
-/// Whether times of creation are stored with a time zone.
-pub(super) fn is_zoned(found: &[Column], columns: &Columns) -> bool {
-    let created_at = found
-        .iter()
-        .find(|column| column.name == columns.created_at);
-    created_at.is_none_or(|column| column.kind == TIME[0])
-}
-
 fn wanted(columns: &Columns) -> Vec<Wanted<'_>> {
     let all = [
         ("seq", Some(&columns.seq), &["bigint"][..], OR_ADOPT),

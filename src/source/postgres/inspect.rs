@@ -3,7 +3,7 @@
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
-use super::columns::{check_columns, columns_of, is_zoned};
+use super::columns::{check_columns, columns_of};
 use super::link::Link;
 use super::migrate::VERSION;
 use super::rows::PayloadType;
@@ -22,23 +22,11 @@ const OLDEST_SERVER: i32 = 140_001;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Facts {
     pub(super) payload: PayloadType,
-    /// Times of creation have a time zone.
-    pub(super) zoned: bool,
     /// The database takes any bytes as text.
     pub(super) any_bytes: bool,
 }
 
 impl Facts {
-    /// `created_at` as the rows have it, as eight bytes of microseconds: of all that the server can make of a time, the
-    /// cheapest by far, and exact.
-    pub(super) fn created_at_sql(&self) -> &'static str {
-        if self.zoned {
-            "timestamptz_send(created_at)"
-        } else {
-            "timestamp_send(created_at)"
-        }
-    }
-
     /// What stands before a statement that reads rows: else the server refuses a whole answer for what is no UTF-8 in
     /// it.
     pub(super) fn encoding_sql(&self) -> &'static str {
@@ -68,7 +56,6 @@ pub(super) async fn inspect(
     let found = columns_of(link, names).await?;
     check_columns(&found, names, columns).map(|payload| Facts {
         payload,
-        zoned: is_zoned(&found, columns),
         any_bytes: table.any_bytes,
     })
 }

@@ -22,7 +22,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 const SERVER_TIMEOUT: &str = "25s";
 
 /// Settings of each session, whatever the role or the database has been given.
-const SETTINGS: [(&str, &str); 9] = [
+const SETTINGS: [(&str, &str); 10] = [
     ("statement_timeout", SERVER_TIMEOUT),
     // The compiler costs more than it saves on any of our statements.
     ("jit", "off"),
@@ -30,6 +30,7 @@ const SETTINGS: [(&str, &str); 9] = [
     ("max_parallel_workers_per_gather", "0"),
     // How rows come, and are read.
     ("bytea_output", "hex"),
+    ("TimeZone", "UTC"),
     // A connection waits for its next event for as long as that takes.
     ("idle_session_timeout", "0"),
     // Between two statements, never: a host that loses power there would leave its locks behind for hours.
@@ -46,7 +47,7 @@ pub(super) const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = '25s'; \
 /// What stands before a message where a pooler refuses settings of the session. It is part of the message's
 /// transaction and ends with it.
 const LOCAL_SETTINGS: &str = "SET LOCAL statement_timeout = '25s'; SET LOCAL jit = off; SET LOCAL max_parallel_workers_per_gather = 0; \
-     SET LOCAL bytea_output = 'hex'; ";
+     SET LOCAL bytea_output = 'hex'; SET LOCAL TimeZone = 'UTC'; ";
 
 /// A connection of one task's own. Whatever fails, the connection is dropped with it: its state is unknown.
 #[derive(Debug)]

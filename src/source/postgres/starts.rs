@@ -79,22 +79,24 @@ impl Postgres {
         &self,
         sinks: &[SinkStart],
     ) -> Result<Starts, SourceError> {
-        let (held, stored) = self.standing().await?;
+        let (held, stored) = self.standing(&mut *self.link.lock().await).await?;
         if held || !stored.is_empty() {
             return Ok(Starts::default());
         }
         self.look_up(&missing(sinks, &stored)).await
     }
 
-    /// The same for a sink that joins.
+    /// The same for a sink that joins: on its pipeline's thread, and so by a connection that ends there.
     pub(super) async fn start_beside_lease(&self, sink: &SinkStart) -> Result<Starts, SourceError> {
-        let (_, stored) = self.standing().await?;
+        let mut link = Link::new(self.options.clone());
+        let (_, stored) = self.standing(&mut link).await?;
+        link.close().await;
         self.look_up(&missing(std::slice::from_ref(sink), &stored))
             .await
     }
 
     /// Whether another relay has the lease, and which sinks have a ledger.
-    async fn standing(&self) -> Result<(bool, Vec<String>), SourceError> {
+    async fn standing(&self, link: &mut Link) -> Result<(bool, Vec<String>), SourceError> {
         let sql = format!(
             "SELECT EXISTS (SELECT FROM {schema}outbox_lease WHERE {key} AND owner <> {owner} \
              AND expires_at > clock_timestamp()) AS held, \
@@ -104,14 +106,11 @@ impl Postgres {
             owner = sql::literal(&self.owner),
         );
         let (mut held, mut stored) = (true, Vec::<String>::new());
-        self.link
-            .lock()
-            .await
-            .query(LOOK, sql, |row| {
-                (held, stored) = (row.try_get("held")?, row.try_get("stored")?);
-                Ok(())
-            })
-            .await?;
+        link.query(LOOK, sql, |row| {
+            (held, stored) = (row.try_get("held")?, row.try_get("stored")?);
+            Ok(())
+        })
+        .await?;
         Ok((held, stored))
     }
 

@@ -3,7 +3,7 @@
 
 use super::super::holders::ended_sql;
 use super::super::holes::{MAX_HOLES, Question};
-use super::super::rows::{NO_EVENT, NO_FACTS};
+use super::super::rows::{CREATED_AT, NO_EVENT, NO_FACTS};
 use super::super::sql;
 use super::PostgresReader;
 use crate::ledger::RangeSet;
@@ -53,10 +53,9 @@ impl PostgresReader {
     pub(super) fn framed(&self, rows: &str, ended: &str) -> String {
         format!(
             "{encoding}WITH fact AS MATERIALIZED ({facts}) SELECT unchanged, ended, last_value, {NO_EVENT} FROM fact \
-             UNION ALL SELECT {NO_FACTS}, seq, id, event_type, aggregate_type, aggregate_id, payload, headers, {created_at} \
+             UNION ALL SELECT {NO_FACTS}, seq, id, event_type, aggregate_type, aggregate_id, payload, headers, {CREATED_AT} \
              FROM ({rows}) AS event WHERE (SELECT unchanged AND NOT ended FROM fact)",
             encoding = self.facts.encoding_sql(),
-            created_at = self.facts.created_at_sql(),
             facts = self.facts_sql(ended),
         )
     }

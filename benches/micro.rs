@@ -14,6 +14,7 @@ use outbox_relay::config::{Environment, Sink};
 use outbox_relay::event::{Event, Payload};
 use outbox_relay::ledger::{MAX_STORED_RANGES, RangeSet};
 use outbox_relay::route::{Pattern, Router, Template};
+use outbox_relay::source::postgres;
 use outbox_relay::{envelope, pipeline};
 
 /// Nine routes that name an event type, and one for all others, which each event of this benchmark takes.
@@ -112,6 +113,23 @@ fn gate(criterion: &mut Criterion) {
     });
 }
 
+fn holes(criterion: &mut Criterion) {
+    const COUNT: i64 = 10_000;
+    criterion.bench_function("holes: one of 10,000 shows, and opens", |bencher| {
+        let mut holes = postgres::bench::holes(COUNT);
+        let mut seqs = (0..COUNT).cycle().map(|number| 2 * number);
+        bencher.iter(|| {
+            let seq = seqs.next().unwrap_or_default();
+            holes.shown(black_box(seq));
+            holes.open(seq);
+        });
+    });
+    criterion.bench_function("holes: what a read asks for, of 10,000", |bencher| {
+        let holes = postgres::bench::holes(COUNT);
+        bencher.iter(|| black_box(&holes).asked_for());
+    });
+}
+
 fn route(criterion: &mut Criterion) {
     let event = event(1);
     let pattern = Pattern::parse("Order*Placed").expect("a pattern");
@@ -145,5 +163,5 @@ fn envelopes(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, ledger, gate, route, envelopes);
+criterion_group!(benches, ledger, gate, holes, route, envelopes);
 criterion_main!(benches);

@@ -1,6 +1,6 @@
 //! How fast the relay is, what that costs, and how near it is to a bare loop.
 //!
-//!     cargo bench --bench relay                   everything, in 20 minutes
+//!     cargo bench --bench relay                   everything, in a quarter of an hour
 //!     cargo bench --bench relay -- --quick        in two
 //!     cargo bench --bench relay -- --help
 //!

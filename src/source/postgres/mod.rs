@@ -5,6 +5,8 @@
 
 mod acquisition;
 mod adopt;
+#[doc(hidden)]
+pub mod bench;
 mod bookkeeping;
 mod columns;
 mod dead_letters;

@@ -67,3 +67,20 @@ impl Drop for OwnThread {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_runs_there_ends_with_it() {
+        let thread = OwnThread::named("orders").expect("a thread");
+        let named = async { std::thread::current().name().map(str::to_owned) };
+        let name = thread.handle().spawn(named).await.expect("its name");
+        assert_eq!(name.as_deref(), Some("orders"));
+        let endless = thread.handle().spawn(std::future::pending::<()>());
+        // By a task, where waiting for it would panic.
+        drop(thread);
+        assert!(endless.await.expect_err("it is over").is_cancelled());
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Half of what an event costs is memory that one task asks for and another gives back: see BENCHMARKS.md.
+/// About a fifth of what an event costs is memory that one task asks for and another gives back: see BENCHMARKS.md.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -72,15 +72,15 @@ impl Payload {
 }
 
 impl Event {
-    /// About how much memory the event holds, in bytes: what counts against `max_in_flight_bytes`.
+    /// About how much memory the event holds, in bytes: what counts against `max_in_flight_bytes`. On its way to a
+    /// broker it is there twice, as a row and as the message made of it.
     #[must_use]
     pub fn weight(&self) -> usize {
         /// The struct itself, its allocations' headers and its place in the queues.
         const OVERHEAD: usize = 256;
         let headers: usize = self.headers.iter().map(|(k, v)| k.len() + v.len()).sum();
         OVERHEAD
-            + self.payload.as_bytes().len()
-            + headers
+            + 2 * (self.payload.as_bytes().len() + headers)
             + self.event_type.len()
             + self.aggregate_type.as_ref().map_or(0, String::len)
             + self.aggregate_id.as_ref().map_or(0, String::len)

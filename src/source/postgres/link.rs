@@ -1,5 +1,7 @@
 //! One connection that is made when it is needed and dropped when it fails.
 
+mod prepared;
+
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -7,8 +9,11 @@ use futures::TryStreamExt as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
+use self::prepared::Plans;
 use crate::error::BoxError;
 use crate::source::SourceError;
+
+pub(super) use self::prepared::Prepared;
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,6 +63,9 @@ pub(super) struct Link {
     pooled: bool,
     /// Counts connections.
     generation: u64,
+    /// Settings of this link's sessions, beside those of all.
+    planning: &'static [(&'static str, &'static str)],
+    plans: Plans,
 }
 
 impl Link {
@@ -67,6 +75,8 @@ impl Link {
             connection: None,
             pooled: false,
             generation: 0,
+            planning: &[],
+            plans: Plans::default(),
         }
     }
 
@@ -110,7 +120,7 @@ impl Link {
 
     async fn connect(&mut self) -> Result<PgConnection, sqlx::Error> {
         if !self.pooled {
-            let settings = SETTINGS.iter().copied();
+            let settings = SETTINGS.iter().chain(self.planning).copied();
             match self.options.clone().options(settings).connect().await {
                 Err(error) if is_refused_setting(&error) => self.pooled = true,
                 result => return result,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::Row as _;
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgRow};
 use tokio::time::Instant;
 
 use self::answer::Rows;
@@ -75,7 +75,7 @@ impl PostgresReader {
         /// `seq` is drawn from a sequence that starts at 1.
         const FIRST_SEQ: i64 = 1;
         Self {
-            link: Link::new(task.options),
+            link: Link::planning_once(task.options),
             names: task.names,
             facts: task.facts,
             lease: task.lease,
@@ -93,7 +93,7 @@ impl PostgresReader {
     async fn list_holders(&mut self) -> Result<(), SourceError> {
         let mut holders = Vec::new();
         let mut unchanged = false;
-        let sql = holders_sql(&self.names, &self.facts_sql("false"));
+        let sql = holders_sql(&self.names, &self.facts_sql());
         self.link
             .query(LIST, sql, |row| {
                 unchanged = row
@@ -110,19 +110,32 @@ impl PostgresReader {
         Ok(())
     }
 
+    /// Asks with the limit that is `usual`, or with less where memory has no room for that.
     async fn query(
         &mut self,
         question: &Question,
-        limit: usize,
+        (limit, usual): (usize, usize),
         bytes: usize,
     ) -> Result<Rows, SourceError> {
-        let sql = self.read_sql(question, limit);
         let mut rows = Rows::default();
         let payload = self.facts.payload;
-        self.link
-            .query(READ, sql, |row| rows.take(&row, payload, bytes))
-            .await?;
+        let take = |row: PgRow| rows.take(&row, payload, bytes);
+        let is_usual = limit == usual && *question == Question::All && !self.is_full();
+        // A message that begins with a setting of its own is no statement to execute.
+        let is_alone = self.facts.encoding_sql().is_empty();
+        if is_usual && is_alone && self.link.plans_once(READ).await? {
+            let (read, arguments) = self.prepared_read(limit);
+            self.link.execute(READ, read, &arguments, take).await?;
+        } else {
+            let sql = self.read_sql(question, limit);
+            self.link.query(READ, sql, take).await?;
+        }
         Ok(rows)
+    }
+
+    /// Whether there are so many holes that reading forward stops.
+    fn is_full(&self) -> bool {
+        self.holes.len() >= MAX_HOLES
     }
 
     /// Takes the rows of a read in: moves the cursor, opens new holes, splits and closes old ones.
@@ -151,7 +164,7 @@ impl PostgresReader {
         Batch {
             more,
             // After a read of all, what is beyond the last row has not committed, and may have been rolled back.
-            unread: if more || self.holes.len() >= MAX_HOLES {
+            unread: if more || self.is_full() {
                 self.unread_up_to(rows.last_value)
             } else {
                 0
@@ -198,8 +211,7 @@ impl PostgresReader {
 
     fn warn_if_full(&mut self) {
         let now = Instant::now();
-        if self.holes.len() < MAX_HOLES || self.warned_at.is_some_and(|at| now - at < WARN_INTERVAL)
-        {
+        if !self.is_full() || self.warned_at.is_some_and(|at| now - at < WARN_INTERVAL) {
             return;
         }
         self.warned_at = Some(now);
@@ -225,12 +237,12 @@ impl PostgresReader {
         if self.holes.wants_listing(Instant::now()) {
             self.list_holders().await?;
         }
-        let limit = self.affordable(limit, bytes);
+        let (usual, limit) = (limit, self.affordable(limit, bytes));
         let mut question = self.holes.question();
-        let mut rows = self.query(&question, limit, bytes).await?;
+        let mut rows = self.query(&question, (limit, usual), bytes).await?;
         if rows.ended {
             question = Question::All;
-            rows = self.query(&question, limit, bytes).await?;
+            rows = self.query(&question, (limit, usual), bytes).await?;
         }
         if !rows.unchanged {
             return Err(self.changed().await?);
@@ -264,7 +276,7 @@ impl Reader for PostgresReader {
             table = names.table,
             seq = names.columns.seq,
         );
-        let sql = self.framed(&rows, "false");
+        let sql = self.framed(&rows, "false", &self.cursor.to_string());
         let mut rows = Rows::default();
         let payload = self.facts.payload;
         self.link
@@ -319,7 +331,7 @@ impl Reader for PostgresReader {
     }
 
     async fn unread(&mut self) -> Result<u64, SourceError> {
-        let facts = self.facts_sql("false");
+        let facts = self.facts_sql();
         let mut answer = (false, 0);
         self.link
             .query(COUNT, facts, |row| {

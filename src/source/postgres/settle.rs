@@ -149,10 +149,12 @@ impl PostgresSettler {
                 "deleted",
             ),
         };
-        let handled = if matches!(action, Action::Expire(_)) {
-            "wanted"
+        // What is too young is left: then only what lies between a row that went and the one before it is done.
+        let done = if matches!(action, Action::Expire(_)) {
+            "coalesce((SELECT range_agg(span) FROM (SELECT wanted, \
+             int8range(lag(seq) OVER (ORDER BY seq), seq, '(]') AS span FROM found) AS between WHERE wanted), '{}')"
         } else {
-            "true"
+            "int8multirange(int8range(NULL, (SELECT max(seq) FROM found), '(]'))"
         };
         format!(
             "WITH allowed AS MATERIALIZED (SELECT '{window}'::int8multirange \
@@ -163,10 +165,7 @@ impl PostgresSettler {
              WHERE {seq} >= range.first AND {seq} < range.past ORDER BY {seq} LIMIT {STEP_ROWS}) AS event \
              ORDER BY seq LIMIT {STEP_ROWS}), \
              changed AS ({change} WHERE ctid = ANY (ARRAY(SELECT place FROM found WHERE wanted)) RETURNING 1), \
-             between AS (SELECT {handled} AS handled, \
-             int8range(lag(seq) OVER (ORDER BY seq), seq, '(]') AS span FROM found), \
-             covered AS MATERIALIZED (SELECT allowed.ranges * (coalesce((SELECT range_agg(span) FROM between \
-             WHERE handled), '{{}}') + CASE WHEN (SELECT count(*) FROM found) < {STEP_ROWS} \
+             covered AS MATERIALIZED (SELECT allowed.ranges * ({done} + CASE WHEN (SELECT count(*) FROM found) < {STEP_ROWS} \
              THEN int8multirange(int8range((SELECT max(seq) FROM found), NULL, '()')) \
              ELSE '{{}}' END) AS ranges FROM allowed), \
              recorded AS (UPDATE {schema}outbox_source AS home SET {column} = {folded} FROM covered \

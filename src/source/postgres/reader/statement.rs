@@ -3,11 +3,19 @@
 
 use super::super::holders::ended_sql;
 use super::super::holes::{MAX_HOLES, Question};
+use super::super::link::Prepared;
 use super::super::rows::{CREATED_AT, NO_EVENT, NO_FACTS};
 use super::super::sql;
 use super::PostgresReader;
 use crate::ledger::RangeSet;
 use crate::sabotage::{self, Sabotage};
+
+/// What differs between two reads: literals, or the parameters of a prepared statement.
+struct Place {
+    cursor: String,
+    /// Where the holes looked into begin, and where they end: two `int8[]`. `None` if there are none.
+    holes: Option<(String, String)>,
+}
 
 impl PostgresReader {
     /// One statement, one snapshot: the facts about the server, and the rows if they are to be believed.
@@ -16,28 +24,64 @@ impl PostgresReader {
             Question::All => (false, "false".to_owned()),
             Question::YoungUnlessEnded(xids) => (true, ended_sql(xids)),
         };
-        let ranges: Vec<(i64, i64)> = self.holes.ranges(young_only).collect();
+        self.read_at_sql(&self.place(young_only), limit, &ended)
+    }
+
+    /// The read of all once more, as a statement that is planned once for each connection, and its arguments.
+    pub(super) fn prepared_read(&self, limit: usize) -> (Prepared, String) {
+        let Place { cursor, holes } = self.place(false);
+        let (shape, types, arguments, holes) = match holes {
+            None => ("new", "int8", cursor, None),
+            Some((firsts, ends)) => (
+                "holes",
+                "int8, int8[], int8[]",
+                format!("{cursor}, {firsts}, {ends}"),
+                Some(("$2".to_owned(), "$3".to_owned())),
+            ),
+        };
+        let parameters = Place {
+            cursor: "$1".to_owned(),
+            holes,
+        };
+        let read = Prepared {
+            name: format!("outbox_{}_{shape}_{limit}", self.lease.token.simple()),
+            types,
+            sql: self.read_at_sql(&parameters, limit, "false"),
+        };
+        (read, arguments)
+    }
+
+    fn place(&self, young_only: bool) -> Place {
+        let holes: Vec<(i64, i64)> = self.holes.ranges(young_only).collect();
+        Place {
+            cursor: self.cursor.to_string(),
+            holes: (!holes.is_empty()).then(|| {
+                let firsts = sql::int8_array(holes.iter().map(|(first, _)| *first));
+                (firsts, sql::int8_array(holes.iter().map(|(_, end)| *end)))
+            }),
+        }
+    }
+
+    fn read_at_sql(&self, place: &Place, limit: usize, ended: &str) -> String {
         let names = &self.names;
         let (table, seq, event) = (&names.table, &names.columns.seq, &names.columns.event);
         let mut parts = Vec::new();
         // By the name that the rows have here: the column's own may be that of another one here, `id` for one.
-        if !ranges.is_empty() {
+        if let Some((firsts, ends)) = &place.holes {
             // Each range is an index scan of its own on the primary key.
-            let firsts = sql::int8_array(ranges.iter().map(|(first, _)| *first));
-            let ends = sql::int8_array(ranges.iter().map(|(_, end)| *end));
             parts.push(format!(
                 "(SELECT hole.* FROM unnest({firsts}, {ends}) AS range (first, past) CROSS JOIN LATERAL \
                  (SELECT {event} FROM {table} WHERE {seq} >= range.first AND {seq} < range.past \
                  ORDER BY seq LIMIT {limit}) AS hole ORDER BY seq LIMIT {limit})"
             ));
         }
-        if self.holes.len() >= MAX_HOLES {
+        if self.is_full() {
             // Reading forward stops.
             parts.push(format!("(SELECT {event} FROM {table} WHERE false)"));
         } else {
             parts.push(format!(
-                "(SELECT {event} FROM {table} WHERE {seq} > {} ORDER BY seq LIMIT {limit})",
-                self.cursor
+                "(SELECT {event} FROM {table} WHERE {seq} > {cursor} ORDER BY seq LIMIT {limit})",
+                cursor = place.cursor,
             ));
         }
         #[cfg(feature = "sabotage")]
@@ -45,25 +89,29 @@ impl PostgresReader {
         let merged = parts.join(" UNION ALL ");
 
         let rows = format!("SELECT * FROM ({merged}) AS merged ORDER BY seq LIMIT {limit}");
-        self.framed(&rows, &ended)
+        self.framed(&rows, ended, &place.cursor)
     }
 
     /// The facts about the server, then `rows`, in their own order, and only if the facts are to be believed. The facts are
     /// a row of their own, whose event columns are NULL: a join would repeat them in every row and sort all of them anew.
-    pub(super) fn framed(&self, rows: &str, ended: &str) -> String {
+    pub(super) fn framed(&self, rows: &str, ended: &str, cursor: &str) -> String {
         format!(
             "{encoding}WITH fact AS MATERIALIZED ({facts}) SELECT unchanged, ended, last_value, {NO_EVENT} FROM fact \
              UNION ALL SELECT {NO_FACTS}, seq, id, event_type, aggregate_type, aggregate_id, payload, headers, {CREATED_AT} \
              FROM ({rows}) AS event WHERE (SELECT unchanged AND NOT ended FROM fact)",
             encoding = self.facts.encoding_sql(),
-            facts = self.facts_sql(ended),
+            facts = self.facts_at_sql(ended, cursor),
         )
     }
 
     /// Whether server, table and sequence are still those of the lease, and how far the sequence has come. A
     /// sequence behind the cursor has been set back: what it draws next would never be read. A table that hides rows
     /// is another, too: they would count as holes, or as deleted.
-    pub(super) fn facts_sql(&self, ended: &str) -> String {
+    pub(super) fn facts_sql(&self) -> String {
+        self.facts_at_sql("false", &self.cursor.to_string())
+    }
+
+    fn facts_at_sql(&self, ended: &str, cursor: &str) -> String {
         format!(
             "SELECT {unchanged} AND pg_relation_filenode(own.sequence)::int8 = {filenode} \
              AND {not_behind} AND {all_visible} AS unchanged, {ended} AS ended, own.last_value \
@@ -75,7 +123,7 @@ impl PostgresReader {
             not_behind = if sabotage::is_on(Sabotage::LongMemory) {
                 "true".to_owned()
             } else {
-                format!("own.last_value >= {}", self.cursor)
+                format!("own.last_value >= {cursor}")
             },
             all_visible = self.names.all_visible(),
             sequence = self.names.sequence(),

@@ -25,6 +25,7 @@ mod notify;
 mod observability;
 mod order;
 mod page;
+mod plans;
 mod queries;
 mod rabbitmq;
 mod reload;

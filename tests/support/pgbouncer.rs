@@ -28,6 +28,15 @@ pub(crate) struct PgBouncer {
 impl PgBouncer {
     /// A running pooler for all databases of the server of this URL.
     pub(crate) async fn before(server: &str) -> Self {
+        Self::configured(server, "").await
+    }
+
+    /// One that takes a client's settings and forgets them, instead of refusing the client.
+    pub(crate) async fn swallowing(server: &str) -> Self {
+        Self::configured(server, "ignore_startup_parameters = options\n").await
+    }
+
+    async fn configured(server: &str, more: &str) -> Self {
         let server: PgConnectOptions = server.parse().expect("a PostgreSQL URL");
         let folder = TemporaryFolder::new("pgbouncer");
         let port = port::free();
@@ -40,7 +49,8 @@ impl PgBouncer {
              unix_socket_dir =\n\
              auth_type = any\n\
              pool_mode = transaction\n\
-             default_pool_size = 20\n",
+             default_pool_size = 20\n\
+             {more}",
             server.get_host(),
             server.get_port()
         );

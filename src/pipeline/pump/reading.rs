@@ -96,10 +96,12 @@ impl Pump {
     }
 
     /// Whether new events may be read: those in memory that wait for a slot are fewer than there are slots, and
-    /// the limits of weight and of parked events are kept.
+    /// the limits of weight and of parked events are kept. In an outage none is needed, as long as there is one that
+    /// probes: those that are put off may have to wait for an answer to another.
     fn has_room(&self) -> bool {
         let elsewhere = self.in_flight.len() + self.delayed.len();
-        self.outage.is_none()
+        let can_probe = !self.ready.is_empty() || !self.in_flight.is_empty();
+        (self.outage.is_none() || !can_probe)
             && self.held.len().saturating_sub(elsewhere) < self.limits.max_in_flight
             && self.held_bytes < self.limits.max_bytes
             && self.gate.unloaded() + self.delayed.len() < self.limits.max_parked

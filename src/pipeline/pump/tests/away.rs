@@ -165,3 +165,41 @@ async fn what_waited_through_a_silence_is_not_overdue_at_once() {
     assert_eq!(report.activity.and_then(|now| now.overdue_since), None);
     running.stop().await;
 }
+
+/// An event that is put off ends no outage. Were nothing read until one ends, there would be nobody else to end it.
+#[tokio::test(start_paused = true)]
+async fn while_the_only_event_is_put_off_others_are_read_and_show_that_the_broker_is_back() {
+    let running = Running::start(vec![events(1..2, "suspect")]);
+    running.waits(1).await;
+    running.line.step(Step::BreakDown(0)).await;
+    running.waits(1).await;
+    running
+        .script
+        .0
+        .lock()
+        .map(|mut batches| batches.push_back(events(2..3, "a")))
+        .expect("nobody panics with it");
+    let put_off_the_suspect = || {
+        let mut wire = running.line.lock();
+        while let Some((event, answer)) = wire.waiting.pop_front() {
+            let is_suspect = event.seq == 1;
+            let put_off = PublishError::busy("it may be to blame").unanswered();
+            answer
+                .send(if is_suspect { Err(put_off) } else { Ok(()) })
+                .ok();
+            wire.stored.extend((!is_suspect).then_some(event));
+        }
+    };
+    running
+        .until("the other", || {
+            put_off_the_suspect();
+            running.line.stored() == [2]
+        })
+        .await;
+    running
+        .until("it is back", || {
+            running.status.report().pipelines[0].sink_state == "connected"
+        })
+        .await;
+    running.stop().await;
+}

@@ -4,6 +4,7 @@
 //! off everybody before: whoever acquires stamps it on every ledger of the source before reading them, and every
 //! flush names it.
 
+use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor as _};
 use tokio::time::Instant;
 
@@ -25,27 +26,18 @@ impl Postgres {
         sinks: &[SinkStart],
     ) -> Result<Option<Grant>, SourceError> {
         let starts = std::mem::take(&mut *self.starts.lock().await);
-        let mut link = self.link.lock().await;
-        let asked_at = Instant::now();
-        let mut connection = link.checkout(ACQUIRE).await?;
-        let outcome = limited(ACQUIRE, async {
-            connection.execute(BEGIN).await?;
+        let work = async |connection: &mut PgConnection| {
             let mut acquisition = Acquisition {
                 source: self,
-                connection: &mut connection,
+                connection,
                 starts: &starts,
             };
-            let outcome = acquisition.run(sinks, asked_at).await?;
-            let end = if outcome.is_ok() {
-                "COMMIT"
-            } else {
-                "ROLLBACK"
-            };
-            connection.execute(end).await?;
-            Ok(outcome)
-        })
-        .await?;
-        link.give_back(connection);
+            // Before the statement that takes it is sent, for the server counts from later. Waiting for the connection
+            // takes nothing away.
+            let asked_at = Instant::now();
+            acquisition.run(sinks, asked_at).await
+        };
+        let outcome = self.in_transaction(ACQUIRE, work, Result::is_ok).await?;
         match outcome {
             Ok(grant) => Ok(Some(grant)),
             Err(Obstacle::Held) => Ok(None),
@@ -53,6 +45,7 @@ impl Postgres {
             Err(Obstacle::SetBack(reason)) => {
                 // It stays so: in a moment the sequence may have come as far again.
                 let sql = void_sql(&self.names, &highest_sql(&self.names));
+                let mut link = self.link.lock().await;
                 link.query(ACQUIRE, sql, |_| Ok(())).await?;
                 Err(SourceError::Refused(reason))
             }

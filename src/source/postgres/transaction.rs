@@ -1,4 +1,4 @@
-//! What a command does in one transaction, on the source's own connection.
+//! What is done in one transaction, on the source's own connection.
 
 use sqlx::Executor as _;
 use sqlx::postgres::PgConnection;

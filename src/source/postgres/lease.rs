@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::acquisition::{Acquisition, Obstacle, stored_ledger};
 use super::homes::{highest_sql, lock_acquisitions_sql, recorded_sql, void_sql};
-use super::link::{BEGIN, Link, limited};
+use super::link::Link;
 use super::{Postgres, sql};
 use crate::source::{Grant, LEASE_TTL, LeaseId, SinkStart, SourceError, StoredLedger};
 
@@ -97,27 +97,22 @@ impl Postgres {
         let starts = self.start_beside_lease(sink).await?;
         // On a connection of its own: the renewals don't wait behind it.
         let mut link = Link::new(self.options.clone());
-        let mut connection = link.checkout(JOIN).await?;
-        let refusal = limited(JOIN, async {
-            connection.execute(BEGIN).await?;
+        let work = async |connection: &mut PgConnection| {
             let lock = lock_acquisitions_sql(&self.names);
             connection.execute(AssertSqlSafe(lock)).await?;
             let mut acquisition = Acquisition {
                 source: self,
-                connection: &mut connection,
+                connection,
                 starts: &starts,
             };
             let refusal = acquisition.store_joining(sink, lease).await?;
             // Only now, so that the lease can be renewed until here: whoever takes it over stamps this ledger too.
             let ours = acquisition.still_holds(lease).await?;
-            let end = if ours { "COMMIT" } else { "ROLLBACK" };
-            connection.execute(end).await?;
-            Ok(refusal.filter(|_| ours))
-        })
-        .await?;
-        link.give_back(connection);
+            Ok((ours, refusal))
+        };
+        let (ours, refusal) = link.in_transaction(JOIN, work, |(ours, _)| *ours).await?;
         link.close().await;
-        match refusal {
+        match refusal.filter(|_| ours) {
             None => self.try_reclaim(lease, &sink.sink).await,
             Some(reason) => Err(SourceError::Refused(reason)),
         }

@@ -19,6 +19,7 @@
 //! The relay needs `Write` and `Describe` on its topics; brokers older than 2.8 want `IdempotentWrite` on the
 //! cluster too.
 
+mod complaints;
 mod doubts;
 mod firsts;
 mod producer;

@@ -1,4 +1,4 @@
-//! Producers, one after the other, on a thread of their own.
+//! Producers, one after the other: what is handed to the present one, and what becomes of that when it is given up.
 //!
 //! A producer that can't go on in order is given up at once: nothing more is handed to it, and what it holds is
 //! purged. Only when each of its messages was answered, and its connections are closed, is the next one made. So
@@ -10,41 +10,31 @@
 //! A purged message may still be with a broker. If it is stored, that is what a lost acknowledgement looks like: the
 //! new producer sends it again, and everything behind it. Both do so in the same order, from the first that was
 //! not acknowledged, so that first deliveries stay in order.
-//!
-//! The thread also ends producers, for that waits: the runtime's threads never do.
+
+mod succession;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 use tokio::sync::oneshot;
 
+use super::complaints::Complaints;
 use super::doubts::Doubts;
 use super::firsts::{Firsts, Key, Turn};
 use super::record;
 use super::refusal::{self, Failure};
 use super::reports::{Answer, Luggage, Reports};
-use super::settings::{Settings, refused_setting};
-use crate::backoff::Backoff;
 use crate::error::{Meaning, PublishError};
 use crate::sink::Message;
 use crate::sink::connect::ConnectError;
 
+pub(super) use self::succession::begin;
+
 type Producer = BaseProducer<Reports>;
-
-/// How often the thread looks whether it is to go on; reports are handed on as they come.
-const POLL: Duration = Duration::from_millis(100);
-
-/// How long a producer that retires may take to answer for what it holds. What is for a partition without a leader it
-/// holds for ever, and nothing at all is published meanwhile.
-const RETIRING: Duration = Duration::from_secs(1);
-
-/// How long a closed producer may take to answer for what it holds. Nobody waits for that any more.
-const CLOSING: Duration = Duration::from_secs(5);
 
 /// A message that is on its way.
 pub(super) type Sent = oneshot::Receiver<Result<(), PublishError>>;
@@ -74,7 +64,7 @@ struct Slot {
     /// The producer takes nothing more, and is made anew when it has answered for what it holds.
     is_retiring: bool,
     is_closed: bool,
-    complaint: Option<Complaint>,
+    complaints: Complaints,
 }
 
 /// A message as the client takes it, and who waits for its answer.
@@ -86,14 +76,6 @@ struct Parcel {
     answer: Answer,
 }
 
-/// The worst that the client has said of its connections.
-#[derive(Debug)]
-struct Complaint {
-    code: RDKafkaErrorCode,
-    reason: String,
-    all_down: bool,
-}
-
 impl std::fmt::Debug for Slot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Slot")
@@ -101,30 +83,6 @@ impl std::fmt::Debug for Slot {
             .field("is_closed", &self.is_closed)
             .finish_non_exhaustive()
     }
-}
-
-/// Makes the first producer, and starts the thread that polls it and makes its successors.
-///
-/// # Errors
-///
-/// `Config` if the client refuses its settings.
-pub(super) fn begin(settings: Settings) -> Result<Arc<Line>, ConnectError> {
-    let line = Arc::new(Line {
-        slot: Mutex::default(),
-        closed: Condvar::new(),
-        doubts: Doubts::default(),
-        waiting: Waiting::default(),
-    });
-    let first = line.make(&settings).map_err(refused_setting)?;
-    let thread = std::thread::Builder::new().name("kafka".to_owned());
-    let span = tracing::Span::current();
-    let running = Arc::clone(&line);
-    thread
-        .spawn(move || span.in_scope(|| running.run(first, &settings)))
-        .map_err(|error| {
-            ConnectError::unavailable("no thread for the Kafka client").caused_by(error)
-        })?;
-    Ok(line)
 }
 
 impl Line {
@@ -266,21 +224,6 @@ impl Line {
         }
     }
 
-    /// Hands nothing more to the present producer, and lets it go if it has answered for what it holds: nothing of
-    /// that fails, and what is handed over meanwhile does.
-    fn retire(&self, producer: &Arc<Producer>) {
-        let mut slot = self.slot();
-        let present = slot.producer.as_ref();
-        if !present.is_some_and(|present| Arc::ptr_eq(present, producer)) {
-            return;
-        }
-        // Nothing is handed over between this look and the end.
-        slot.is_retiring = producer.in_flight_count() > 0;
-        if !slot.is_retiring {
-            slot.producer = None;
-        }
-    }
-
     /// Ends everything without waiting for it.
     pub(super) fn close(&self) {
         let producer = {
@@ -295,127 +238,20 @@ impl Line {
         }
     }
 
-    /// Remembers the worst that the client says of its connections: it says it before it says that all are down.
+    /// The client says so of its connections.
     pub(super) fn complain(&self, code: RDKafkaErrorCode, reason: &str) {
-        let mut slot = self.slot();
-        let all_down = code == RDKafkaErrorCode::AllBrokersDown;
-        match &mut slot.complaint {
-            Some(complaint) if all_down => complaint.all_down = true,
-            _ => {
-                slot.complaint = Some(Complaint {
-                    code,
-                    reason: reason.to_owned(),
-                    all_down,
-                });
-            }
-        }
+        self.slot().complaints.hear(code, reason);
+    }
+
+    /// Why no broker will answer, as far as that is known.
+    pub(super) fn obstacle(&self) -> Option<ConnectError> {
+        self.slot().complaints.obstacle()
     }
 
     /// The cluster's id, once a broker has answered. Waits up to `limit`.
     pub(super) fn cluster(&self, limit: Duration) -> Option<String> {
         let producer = self.slot().producer.clone()?;
         producer.client().fetch_cluster_id(limit)
-    }
-
-    /// Why no broker will answer, as far as that is known.
-    pub(super) fn obstacle(&self) -> Option<ConnectError> {
-        let slot = self.slot();
-        let complaint = slot.complaint.as_ref()?;
-        let reason = complaint.reason.clone();
-        match complaint.code {
-            RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed => {
-                Some(ConnectError::config("auth", reason))
-            }
-            RDKafkaErrorCode::SSL => Some(ConnectError::config("tls", reason)),
-            _ => complaint
-                .all_down
-                .then(|| ConnectError::unavailable(format!("no broker can be reached: {reason}"))),
-        }
-    }
-
-    fn make(self: &Arc<Self>, settings: &Settings) -> Result<Arc<Producer>, KafkaError> {
-        let alone = self.doubts.begin();
-        let client = settings.client(alone);
-        let number = self.slot().number + 1;
-        let reports = Reports::new(Arc::clone(self), alone, number);
-        let producer = Arc::new(Producer::from_config_and_context(&client, reports)?);
-        let mut slot = self.slot();
-        if !slot.is_closed {
-            slot.number = number;
-            slot.firsts = Firsts::default();
-            slot.producer = Some(Arc::clone(&producer));
-        }
-        Ok(producer)
-    }
-
-    /// Serves one producer after the other until the line is closed.
-    fn run(self: &Arc<Self>, first: Arc<Producer>, settings: &Settings) {
-        let mut next = Some(first);
-        let mut backoff = Backoff::source();
-        while let Some(producer) = next.take() {
-            self.serve(&producer);
-            // Here and nowhere else: this waits until its connections are closed.
-            drop(producer);
-            while next.is_none() && !self.slot().is_closed {
-                match self.make(settings) {
-                    Ok(producer) => {
-                        backoff.succeeded();
-                        next = Some(producer);
-                    }
-                    Err(error) => {
-                        let delay = backoff.failed();
-                        let error = crate::error::chain(&refused_setting(error));
-                        tracing::error!(error, ?delay, "no Kafka producer can be made");
-                        self.wait(delay);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Hands on what the producer tells, until it was given up and has answered for every message.
-    fn serve(&self, producer: &Arc<Producer>) {
-        let is_present = || {
-            let slot = self.slot();
-            let present = slot.producer.as_ref();
-            present.is_some_and(|present| Arc::ptr_eq(present, producer))
-        };
-        let mut retires_since = None;
-        while is_present() {
-            producer.poll(POLL);
-            if let Some((_, reason)) = producer.client().fatal_error() {
-                // What it holds would wait for ever.
-                self.give_up(&reason);
-            } else if retires_since.is_some() || self.doubts.trusts_batches_again() {
-                // To the end, whatever is refused meanwhile: it takes nothing more.
-                let since = *retires_since.get_or_insert_with(Instant::now);
-                if since.elapsed() < RETIRING {
-                    self.retire(producer);
-                } else {
-                    self.give_up("what it still holds is for partitions that take nothing now");
-                }
-            }
-        }
-        let since = Instant::now();
-        let is_left = || self.slot().is_closed && since.elapsed() >= CLOSING;
-        let mut purge_at = since + POLL;
-        while producer.in_flight_count() > 0 && !is_left() {
-            producer.poll(Duration::from_millis(1));
-            if Instant::now() >= purge_at {
-                // What the client moved from one queue to another while they were purged is still there.
-                purge(producer);
-                purge_at = Instant::now() + POLL;
-            }
-        }
-    }
-
-    /// Until the delay is over or the line is closed.
-    fn wait(&self, delay: Duration) {
-        let slot = self.slot();
-        let waited = self
-            .closed
-            .wait_timeout_while(slot, delay, |slot| !slot.is_closed);
-        drop(waited);
     }
 }
 

@@ -10,7 +10,6 @@ use super::homes::{
     VOID, folded_sql, highest_sql, last_value_sql, ledgers_sql, lock_acquisitions_sql,
     same_sequence_sql, same_table_sql, stale_sql,
 };
-use super::link::{BEGIN, limited};
 use super::starts::Starts;
 use super::{INCARNATION, Postgres, sql};
 use crate::config::Start;
@@ -61,7 +60,6 @@ impl Postgres {
         start: Start,
         starts: &Starts,
     ) -> Result<Vec<(String, RangeSet)>, sqlx::Error> {
-        connection.execute(BEGIN).await?;
         // No acquisition may read half of it, and nothing may be settled by what is void.
         let lock = lock_acquisitions_sql(&self.names);
         connection.execute(AssertSqlSafe(lock)).await?;
@@ -90,7 +88,6 @@ impl Postgres {
             .bind(Uuid::new_v4())
             .fetch_all(&mut *connection)
             .await?;
-        connection.execute("COMMIT").await?;
         let started = |row: &PgRow| Ok((row.try_get("sink")?, sql::ranges(row, "delivered")?));
         rows.iter().map(started).collect()
     }
@@ -184,12 +181,8 @@ impl Bookkeeping for Postgres {
         self.inspect_now().await?;
         // Before anything is locked: the table may be large.
         let starts = self.look_up(&[start]).await?;
-        let mut link = self.link.lock().await;
-        let mut connection = link.checkout(RESET).await?;
-        let reset = self.reset_in(&mut connection, start, &starts);
-        let ledgers = limited(RESET, reset).await?;
-        link.give_back(connection);
-        Ok(ledgers)
+        let work = async |on: &mut PgConnection| self.reset_in(on, start, &starts).await;
+        self.in_transaction(RESET, work, |_| true).await
     }
 }
 

@@ -4,12 +4,13 @@
 //! off everybody before: whoever acquires stamps it on every ledger of the source before reading them, and every
 //! flush names it.
 
+use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor as _};
 use tokio::time::Instant;
 
 use super::acquisition::{Acquisition, Obstacle, stored_ledger};
 use super::homes::{highest_sql, lock_acquisitions_sql, recorded_sql, void_sql};
-use super::link::{BEGIN, Link, limited};
+use super::link::Link;
 use super::{Postgres, sql};
 use crate::source::{Grant, LEASE_TTL, LeaseId, SinkStart, SourceError, StoredLedger};
 
@@ -25,27 +26,18 @@ impl Postgres {
         sinks: &[SinkStart],
     ) -> Result<Option<Grant>, SourceError> {
         let starts = std::mem::take(&mut *self.starts.lock().await);
-        let mut link = self.link.lock().await;
-        let asked_at = Instant::now();
-        let mut connection = link.checkout(ACQUIRE).await?;
-        let outcome = limited(ACQUIRE, async {
-            connection.execute(BEGIN).await?;
+        let work = async |connection: &mut PgConnection| {
             let mut acquisition = Acquisition {
                 source: self,
-                connection: &mut connection,
+                connection,
                 starts: &starts,
             };
-            let outcome = acquisition.run(sinks, asked_at).await?;
-            let end = if outcome.is_ok() {
-                "COMMIT"
-            } else {
-                "ROLLBACK"
-            };
-            connection.execute(end).await?;
-            Ok(outcome)
-        })
-        .await?;
-        link.give_back(connection);
+            // Before the statement that takes it is sent, for the server counts from later. Waiting for the connection
+            // takes nothing away.
+            let asked_at = Instant::now();
+            acquisition.run(sinks, asked_at).await
+        };
+        let outcome = self.in_transaction(ACQUIRE, work, Result::is_ok).await?;
         match outcome {
             Ok(grant) => Ok(Some(grant)),
             Err(Obstacle::Held) => Ok(None),
@@ -53,6 +45,7 @@ impl Postgres {
             Err(Obstacle::SetBack(reason)) => {
                 // It stays so: in a moment the sequence may have come as far again.
                 let sql = void_sql(&self.names, &highest_sql(&self.names));
+                let mut link = self.link.lock().await;
                 link.query(ACQUIRE, sql, |_| Ok(())).await?;
                 Err(SourceError::Refused(reason))
             }
@@ -104,27 +97,22 @@ impl Postgres {
         let starts = self.start_beside_lease(sink).await?;
         // On a connection of its own: the renewals don't wait behind it.
         let mut link = Link::new(self.options.clone());
-        let mut connection = link.checkout(JOIN).await?;
-        let refusal = limited(JOIN, async {
-            connection.execute(BEGIN).await?;
+        let work = async |connection: &mut PgConnection| {
             let lock = lock_acquisitions_sql(&self.names);
             connection.execute(AssertSqlSafe(lock)).await?;
             let mut acquisition = Acquisition {
                 source: self,
-                connection: &mut connection,
+                connection,
                 starts: &starts,
             };
             let refusal = acquisition.store_joining(sink, lease).await?;
             // Only now, so that the lease can be renewed until here: whoever takes it over stamps this ledger too.
             let ours = acquisition.still_holds(lease).await?;
-            let end = if ours { "COMMIT" } else { "ROLLBACK" };
-            connection.execute(end).await?;
-            Ok(refusal.filter(|_| ours))
-        })
-        .await?;
-        link.give_back(connection);
+            Ok((ours, refusal))
+        };
+        let (ours, refusal) = link.in_transaction(JOIN, work, |(ours, _)| *ours).await?;
         link.close().await;
-        match refusal {
+        match refusal.filter(|_| ours) {
             None => self.try_reclaim(lease, &sink.sink).await,
             Some(reason) => Err(SourceError::Refused(reason)),
         }

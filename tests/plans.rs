@@ -20,6 +20,10 @@ const READS: &str = "SELECT array[sum(calls)::bigint, sum(plans)::bigint] FROM p
      WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) \
      AND query LIKE '%WITH fact AS%' AND query NOT LIKE '%pg_stat_statements%'";
 
+/// How many statements were executed that had been prepared.
+const PREPARED: &str =
+    "SELECT count(*) FROM pg_stat_statements WHERE query LIKE 'PREPARE outbox_%'";
+
 async fn planning_server() -> PrivatePostgres {
     PrivatePostgres::start(&[
         "shared_preload_libraries=pg_stat_statements",
@@ -69,6 +73,8 @@ async fn reads_on_a_connection_to_the_server_are_planned_once() {
         planned * 2 < executed,
         "{planned} of {executed} reads were planned"
     );
+    let prepared: i64 = database.value(PREPARED).await;
+    assert_eq!(prepared, 2, "with and without holes");
 }
 
 #[tokio::test]
@@ -78,7 +84,11 @@ async fn behind_a_pooler_that_swallows_settings_no_statement_is_left_on_its_conn
     let pooler = PgBouncer::swallowing(&database.url).await;
     let through = database.url_through(pooler.port);
     let (executed, planned) = follow(&database, Settings::of_url(&through)).await;
-    assert_eq!(planned, executed, "each by itself");
+    assert!(
+        planned * 2 > executed,
+        "{planned} of {executed} reads were planned"
+    );
+    assert_eq!(database.value::<i64>(PREPARED).await, 0);
 }
 
 /// What is planned holds for the columns as they were.

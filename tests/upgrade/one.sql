@@ -1,4 +1,4 @@
--- What `migrate --print` said before the doorbell's lock was tried in the condition of its trigger. It stays as it is.
+-- What `migrate --print` said at first, before the doorbell of two.sql. It stays as it is.
 
 BEGIN;
 

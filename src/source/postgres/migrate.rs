@@ -204,7 +204,6 @@ fn record_sql(names: &Names, version: i32, name: &str) -> String {
 fn filled(template: &str, names: &Names) -> String {
     template
         .replace("{table}", &names.table)
-        .replace("{table_literal}", &names.table_literal())
         .replace("{sequence}", &sequence_name(names))
         .replace("{schema}", &names.schema)
 }

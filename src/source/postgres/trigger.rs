@@ -8,7 +8,7 @@ use sqlx::postgres::PgRow;
 pub(super) enum Trigger {
     /// Nothing.
     Missing,
-    /// One of a former version: it rings as well and costs writers more, for it tries the lock in its function alone.
+    /// One of a former version: it rings as well and costs writers more, for it has a condition.
     Former(Firing),
     /// One as it is installed now.
     Current(Firing),
@@ -27,11 +27,11 @@ pub(super) enum Firing {
 
 /// Two columns about the trigger `t`, of which there is none or the one by [`JOIN`]: `ringing`, whether it is one as
 /// it is installed now; and `firing`. `ringing` is null if it doesn't ring for its table: a tool that copies tables
-/// with their triggers leaves the lock of the original in the condition. Without the condition it always is the right
+/// with their triggers leaves the lock of the original in the condition. Without a condition it always is the right
 /// lock. Of other triggers nothing is asked: an expression with both OLD and NEW can't be shown.
-pub(super) const COLUMNS: &str = "CASE WHEN t.tgqual IS NULL THEN false \
+pub(super) const COLUMNS: &str = "CASE WHEN t.tgqual IS NULL THEN true \
      WHEN position(quote_literal(t.tgrelid::regclass::text) || '::regclass' IN pg_get_expr(t.tgqual, t.tgrelid)) > 0 \
-     THEN true END AS ringing, t.tgenabled::text AS firing";
+     THEN false END AS ringing, t.tgenabled::text AS firing";
 
 /// The trigger `t` of the table `c`, if it has one that calls the doorbell's function.
 pub(super) const JOIN: &str = "LEFT JOIN (pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid \

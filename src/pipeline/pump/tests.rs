@@ -271,6 +271,12 @@ impl Running {
             .await;
     }
 
+    /// From now on there is one batch more to read.
+    fn shows(&self, batch: Vec<Arc<Event>>) {
+        let mut batches = self.script.0.lock().expect("nobody panics with it");
+        batches.push_back(batch);
+    }
+
     async fn stop(self) -> Exit {
         self.stop.cancel();
         self.pump.await.expect("the pump doesn't panic")

@@ -78,13 +78,7 @@ async fn what_ends_without_the_broker_is_no_silence_of_it() {
     running.line.step(Step::Silence(1)).await;
     running.line.step(Step::Decline).await;
     running.line.step(Step::Silence(70)).await;
-    let later = events(2..3, "a");
-    let script = running
-        .script
-        .0
-        .lock()
-        .map(|mut batches| batches.push_back(later));
-    script.expect("nobody panics with it");
+    running.shows(events(2..3, "a"));
     running.waits(1).await;
     running.line.step(Step::Silence(1)).await;
     assert_eq!(running.status.report().pipelines[0].sink_state, "connected");
@@ -173,12 +167,7 @@ async fn while_the_only_event_is_put_off_others_are_read_and_show_that_the_broke
     running.waits(1).await;
     running.line.step(Step::BreakDown(0)).await;
     running.waits(1).await;
-    running
-        .script
-        .0
-        .lock()
-        .map(|mut batches| batches.push_back(events(2..3, "a")))
-        .expect("nobody panics with it");
+    running.shows(events(2..3, "a"));
     let put_off_the_suspect = || {
         let mut wire = running.line.lock();
         while let Some((event, answer)) = wire.waiting.pop_front() {

@@ -14,14 +14,18 @@ use crate::support::stream::Stream;
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// The tables as the first version made them, with the doorbell of the second, which tried its lock in a condition.
+/// The tables as the first version made them.
+const FIRST: &str = include_str!("upgrade/one.sql");
+
+/// The same with the doorbell of the second, which tried its lock in a condition.
 const FORMER: &str = concat!(
     include_str!("upgrade/one.sql"),
     include_str!("upgrade/two.sql")
 );
 
 /// Whether the doorbell is the one of today.
-const RENEWED: &str = "SELECT tgqual IS NULL FROM pg_trigger WHERE tgname = 'outbox_relay_ring'";
+const RENEWED: &str = "SELECT tgqual IS NULL AND pg_get_triggerdef(t.oid) LIKE '% BEFORE INSERT ON %' \
+     AND provolatile = 's' FROM pg_trigger t JOIN pg_proc p ON p.oid = tgfoid WHERE tgname = 'outbox_relay_ring'";
 
 /// A relay that learns of events by its doorbell, or much too late.
 fn unhurried(database: &Database, stream: &Stream) -> Settings {
@@ -93,7 +97,8 @@ async fn a_relay_and_writers_go_on_while_the_tables_are_renewed() {
     let database = Database::fresh().await;
     let stream = Stream::create_forgetful(&nats::shared()).await;
     let settings = unhurried(&database, &stream);
-    database.execute(FORMER).await;
+    database.execute(FIRST).await;
+    assert!(!database.value::<bool>(RENEWED).await);
     let relay = Relay::ready(&settings).await;
     await_armed(&database).await;
     let writers = async {
@@ -109,6 +114,7 @@ async fn a_relay_and_writers_go_on_while_the_tables_are_renewed() {
     };
     let ((), said) = tokio::join!(writers, renewal);
     assert!(said.contains("renewed"), "{said}");
+    assert!(database.value::<bool>(RENEWED).await);
     delivered(&stream, 100).await;
     await_armed(&database).await;
     database.insert("Last", Some("key"), 1).await;

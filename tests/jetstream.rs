@@ -12,6 +12,7 @@ mod scripted;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
+use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt, stream};
 use outbox_relay::config::Jetstream;
 use outbox_relay::error::{Meaning, PublishError};
@@ -154,6 +155,30 @@ async fn what_the_broker_refuses_is_rejected_and_disturbs_nothing_else() {
             .expect("the connection lives");
     }
     assert_eq!(stored(&server, "OTHER").await, 0);
+}
+
+/// Why one event of a key at a time is on its way: stopping at the first failure comes too late.
+#[tokio::test]
+async fn what_was_sent_behind_a_refused_message_is_stored_all_the_same() {
+    const BEHIND: u64 = 100;
+    let server = PrivateNats::start("").await;
+    let small = Config {
+        name: "SMALL".into(),
+        subjects: vec!["small".into()],
+        max_message_size: 1_024,
+        ..Config::default()
+    };
+    context(&server)
+        .await
+        .create_stream(small)
+        .await
+        .expect("a stream");
+    let sink = connected(&config(&server)).await;
+    let behind = (0..BEHIND).map(|_| publish(&sink, message("small", 10)));
+    let (refused, behind) = tokio::join!(publish(&sink, message("small", 5_000)), join_all(behind));
+    assert!(refused.is_err(), "larger than the stream takes");
+    assert!(behind.iter().all(Result::is_ok));
+    assert_eq!(stored(&server, "SMALL").await, BEHIND);
 }
 
 /// The longest subject that the sink lets through must not exceed the server's longest line.

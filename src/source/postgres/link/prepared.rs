@@ -27,7 +27,8 @@ pub(in super::super) struct Prepared {
     pub(in super::super) name: String,
     /// The types of its parameters.
     pub(in super::super) types: &'static str,
-    pub(in super::super) sql: String,
+    /// What to prepare; `None` if the connection has it.
+    pub(in super::super) sql: Option<String>,
 }
 
 /// What a link knows of plans.
@@ -80,6 +81,11 @@ impl Link {
         Ok(self.plans.are_kept)
     }
 
+    /// Whether the connection has a statement of this name.
+    pub(in super::super) fn has_prepared(&self, name: &str) -> bool {
+        self.plans.prepared.iter().any(|known| known == name)
+    }
+
     /// Executes a statement, having prepared it if need be, and hands each row to `take` as it arrives.
     pub(in super::super) async fn execute(
         &mut self,
@@ -89,14 +95,13 @@ impl Link {
         take: impl FnMut(PgRow) -> Result<(), sqlx::Error> + Send,
     ) -> Result<(), SourceError> {
         let Prepared { name, types, sql } = statement;
-        let is_new = !self.plans.prepared.contains(&name);
         let mut message = format!("EXECUTE {name} ({arguments})");
-        if is_new {
+        if let Some(sql) = &sql {
             message.insert_str(0, &format!("PREPARE {name} ({types}) AS {sql}; "));
         }
         let result = self.query(action, message, take).await;
         match &result {
-            Ok(()) if is_new => self.plans.prepared.push(name),
+            Ok(()) if sql.is_some() => self.plans.prepared.push(name),
             Ok(()) => {}
             Err(error) => {
                 self.plans.are_lost = refusal(error).is_some_and(|code| NOT_OURS.contains(&&*code));

@@ -43,12 +43,10 @@ impl PostgresReader {
             cursor: "$1".to_owned(),
             holes,
         };
-        let read = Prepared {
-            name: format!("outbox_{}_{shape}_{limit}", self.lease.token.simple()),
-            types,
-            sql: self.read_at_sql(&parameters, limit, "false"),
-        };
-        (read, arguments)
+        let name = format!("outbox_{}_{shape}_{limit}", self.lease.token.simple());
+        let is_new = !self.link.has_prepared(&name);
+        let sql = is_new.then(|| self.read_at_sql(&parameters, limit, "false"));
+        (Prepared { name, types, sql }, arguments)
     }
 
     fn place(&self, young_only: bool) -> Place {

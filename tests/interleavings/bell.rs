@@ -35,7 +35,7 @@ const HASTY: &str = "CREATE FUNCTION is_awake() RETURNS boolean LANGUAGE plpgsql
     BEGIN IF pg_try_advisory_lock_shared(t, 1) THEN PERFORM pg_advisory_unlock_shared(t, 1); RETURN true; END IF; \
     RETURN false; END $$; \
     DROP TRIGGER outbox_relay_ring ON outbox; \
-    CREATE TRIGGER outbox_relay_ring BEFORE INSERT ON outbox FOR EACH STATEMENT WHEN (NOT is_awake()) \
+    CREATE TRIGGER outbox_relay_ring AFTER INSERT ON outbox FOR EACH STATEMENT WHEN (NOT is_awake()) \
     EXECUTE FUNCTION outbox_relay_ring()";
 
 /// One connection, and its transaction if one is open.

@@ -61,8 +61,12 @@ pub async fn migrate(config: &config::Postgres) -> Result<Vec<String>, SourceErr
         done.push(format!("the doorbell of {} installed", names.table));
     }
     link.query(MIGRATE, script, |_| Ok(())).await?;
-    if let (true, Trigger::Former(firing)) = (wants_doorbell, trigger) {
-        done.push(renew(&mut link, &names, firing).await?);
+    match trigger {
+        // Whoever disabled it must know why; to be renewed would enable it.
+        Trigger::Former(firing) if wants_doorbell && firing != Firing::Disabled => {
+            done.push(renew(&mut link, &names, firing).await?);
+        }
+        _ => {}
     }
     inspect::inspect(&mut link, &names, &config.columns, config.mode).await?;
     link.close().await;

@@ -8,7 +8,7 @@ use sqlx::postgres::PgRow;
 pub(super) enum Trigger {
     /// Nothing.
     Missing,
-    /// One of a former version, which rings as well and costs writers more.
+    /// One of a former version: it rings as well and costs writers more, for it has a condition.
     Former(Firing),
     /// One as it is installed now.
     Current(Firing),
@@ -28,9 +28,8 @@ pub(super) enum Firing {
 /// Two columns about the trigger `t`, of which there is none or the one by [`JOIN`]: `ringing`, whether it is one as
 /// it is installed now; and `firing`. `ringing` is null if it doesn't ring for its table: a tool that copies tables
 /// with their triggers leaves the lock of the original in the condition. Without a condition it always is the right
-/// lock. Of other triggers nothing is asked: an expression with both OLD and NEW can't be shown. Bit 2 of `tgtype`: it is
-/// called before the statement.
-pub(super) const COLUMNS: &str = "CASE WHEN t.tgqual IS NULL THEN t.tgtype & 2 = 2 AND p.provolatile = 's' \
+/// lock. Of other triggers nothing is asked: an expression with both OLD and NEW can't be shown.
+pub(super) const COLUMNS: &str = "CASE WHEN t.tgqual IS NULL THEN true \
      WHEN position(quote_literal(t.tgrelid::regclass::text) || '::regclass' IN pg_get_expr(t.tgqual, t.tgrelid)) > 0 \
      THEN false END AS ringing, t.tgenabled::text AS firing";
 

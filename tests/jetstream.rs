@@ -24,7 +24,7 @@ use tower::ServiceExt;
 
 use crate::support;
 use crate::support::nats::PrivateNats;
-use config::{config, context, with_stream};
+use config::{config, context, create, with_stream};
 use scripted::{Answer, ScriptedServer};
 
 /// A message with a body of `size` bytes and a fresh id.
@@ -113,11 +113,7 @@ async fn what_the_broker_refuses_is_rejected_and_disturbs_nothing_else() {
         subjects: vec!["other".into()],
         ..Config::default()
     };
-    context(&server)
-        .await
-        .create_stream(other)
-        .await
-        .expect("another stream");
+    create(&server, other).await;
 
     let cases = [
         (
@@ -168,11 +164,7 @@ async fn what_was_sent_behind_a_refused_message_is_stored_all_the_same() {
         max_message_size: 1_024,
         ..Config::default()
     };
-    context(&server)
-        .await
-        .create_stream(small)
-        .await
-        .expect("a stream");
+    create(&server, small).await;
     let sink = connected(&config(&server)).await;
     let behind = (0..BEHIND).map(|_| publish(&sink, message("small", 10)));
     let (refused, behind) = tokio::join!(publish(&sink, message("small", 5_000)), join_all(behind));
@@ -196,11 +188,7 @@ async fn a_full_stream_pushes_back() {
         discard: DiscardPolicy::New,
         ..Config::default()
     };
-    let stream = context(&server)
-        .await
-        .create_stream(full)
-        .await
-        .expect("a stream");
+    let stream = create(&server, full).await;
     let sink = connected(&config(&server)).await;
     publish(&sink, message("full", 1))
         .await
@@ -220,8 +208,7 @@ async fn a_full_stream_pushes_back() {
         discard_new_per_subject: true,
         ..Config::default()
     };
-    let context = context(&server).await;
-    context.create_stream(full).await.expect("a stream");
+    create(&server, full).await;
     publish(&sink, message("each.a", 1)).await.expect("one");
     let (meaning, chain) = refusal(&sink, message("each.a", 1)).await;
     assert_eq!(meaning, Meaning::Busy, "{chain}");

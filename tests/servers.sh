@@ -128,21 +128,28 @@ rabbitmq_programs() {
 
 # --- servers -------------------------------------------------------------------------------------------------
 
+# init_postgres FOLDER: the files of a PostgreSQL. It says in as_postgres who its programs are to be run as, in options of
+# setpriv.
+init_postgres() {
+  as_postgres=()
+  mkdir "$1"
+  if [[ $(id -u) == 0 ]]; then # PostgreSQL refuses to run as root
+    as_postgres=(--reuid=postgres --regid=postgres --clear-groups)
+    chown postgres: "$1"
+  fi
+  setpriv "${as_postgres[@]}" --no-new-privs "$(postgres_programs)/initdb" -D "$1" -U postgres -A trust -E UTF8 --no-locale \
+    --no-sync >"$folder/initdb.log" 2>&1 || { cat "$folder/initdb.log" >&2; fail "initdb failed"; }
+}
+
 # start_postgres [PORT]: with the options in postgres_options, if there are any.
 start_postgres() {
-  local programs port=${1:-$(free_port)} data=$folder/postgres as=()
+  local programs port=${1:-$(free_port)} data=$folder/postgres
   programs=$(postgres_programs)
-  mkdir "$data"
-  if [[ $(id -u) == 0 ]]; then # PostgreSQL refuses to run as root
-    as=(--reuid=postgres --regid=postgres --clear-groups)
-    chown postgres: "$data"
-  fi
-  setpriv "${as[@]}" --no-new-privs "$programs/initdb" -D "$data" -U postgres -A trust -E UTF8 --no-locale \
-    --no-sync >"$folder/initdb.log" 2>&1 || { cat "$folder/initdb.log" >&2; fail "initdb failed"; }
+  init_postgres "$data"
   # fsync=off (unless a bench says otherwise): tests kill servers, not machines, and what a process has written survives its death.
   # full_page_writes and synchronous_commit stay on: what becomes visible when, and what is flushed when, is
   # among the things under test. wal_level=logical: a subscription's tables are refused, by a test.
-  start postgres INT "${as[@]}" -- "$programs/postgres" -D "$data" -p "$port" \
+  start postgres INT "${as_postgres[@]}" -- "$programs/postgres" -D "$data" -p "$port" \
     -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync="${fsync:-off}" -c max_connections=200 \
     -c max_prepared_transactions=20 -c wal_level=logical ${postgres_options[@]+"${postgres_options[@]}"}
   await postgres "$programs/pg_isready" -q -h 127.0.0.1 -p "$port"

@@ -20,6 +20,9 @@ const FORMER: &str = concat!(
     include_str!("upgrade/two.sql")
 );
 
+/// That doorbell by itself.
+const FORMER_DOORBELL: &str = include_str!("upgrade/two.sql");
+
 /// Whether the doorbell is the one of today.
 const RENEWED: &str = "SELECT tgqual IS NULL FROM pg_trigger WHERE tgname = 'outbox_relay_ring'";
 
@@ -173,7 +176,7 @@ async fn a_doorbell_that_is_disabled_is_named() {
     for (form, disabled) in [
         ("", "DISABLE"),
         ("", "ENABLE REPLICA"),
-        (include_str!("upgrade/two.sql"), "DISABLE"),
+        (FORMER_DOORBELL, "DISABLE"),
     ] {
         database
             .execute(&format!(
@@ -203,7 +206,7 @@ async fn a_doorbell_of_another_table_is_none() {
         .set("sources.main.mode", "notify")
         .set("sinks.lines.type", "stdout");
     migrated(&settings);
-    let copied = include_str!("upgrade/two.sql").replace("'outbox'", "'former'");
+    let copied = FORMER_DOORBELL.replace("'outbox'", "'former'");
     database.execute("CREATE TABLE former (LIKE outbox)").await;
     database.execute(&copied).await;
     let ended = run(&settings, &["check", "--connect"]);

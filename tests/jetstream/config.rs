@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::stream;
 use outbox_relay::config::{Jetstream, JetstreamStream, NatsAuth, Secret};
 
 use crate::support::nats::PrivateNats;
@@ -44,4 +45,10 @@ pub(crate) async fn context(server: &PrivateNats) -> async_nats::jetstream::Cont
         .await
         .expect("connect to nats-server");
     async_nats::jetstream::new(client)
+}
+
+/// A stream that somebody else has created.
+pub(crate) async fn create(server: &PrivateNats, config: stream::Config) -> stream::Stream {
+    let created = context(server).await.create_stream(config).await;
+    created.expect("a stream")
 }

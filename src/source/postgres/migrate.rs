@@ -61,12 +61,11 @@ pub async fn migrate(config: &config::Postgres) -> Result<Vec<String>, SourceErr
         done.push(format!("the doorbell of {} installed", names.table));
     }
     link.query(MIGRATE, script, |_| Ok(())).await?;
-    match trigger {
-        // Whoever disabled it must know why; to be renewed would enable it.
-        Trigger::Former(firing) if wants_doorbell && firing != Firing::Disabled => {
-            done.push(renew(&mut link, &names, firing).await?);
-        }
-        _ => {}
+    // Whoever disabled it must know why; to be renewed would enable it.
+    if let Trigger::Former(firing @ (Firing::Enabled | Firing::Always)) = trigger
+        && wants_doorbell
+    {
+        done.push(renew(&mut link, &names, firing).await?);
     }
     inspect::inspect(&mut link, &names, &config.columns, config.mode).await?;
     link.close().await;
